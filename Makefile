@@ -1,0 +1,44 @@
+# Each target sets up .venv by itself; bare `make` lists the targets.
+PYTHON  ?= python3
+SCALE   ?= laptop
+RESULTS ?= results
+BIN     := .venv/bin
+READY   := .venv/.ready
+REPRODUCE = $(BIN)/python -m dilib.reproduce --results $(RESULTS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce smoke test format lab clean
+
+help: ## print this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  variables: SCALE=smoke|laptop|gpu|paper DATASET=name|folder:PATH ONLY=notebook SEEDS=0,1,2 PAIRS=1 RESULTS=folder"
+
+# The stamp is written last, so an interrupted installation is made again.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+setup: $(READY) ## install everything into .venv
+
+reproduce: $(READY) ## run the study: tables, figures and report into results/SCALE/DATASET
+	$(REPRODUCE) --scale $(SCALE) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) \
+	    $(if $(SEEDS),--seeds $(SEEDS)) $(if $(PAIRS),--pairs $(PAIRS))
+
+smoke: $(READY) ## run every notebook at toy size, in a few minutes
+	$(REPRODUCE) --scale smoke
+
+test: $(READY) ## lint, and run the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+format: $(READY) ## put code and notebooks in the common format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks
+
+clean: ## remove .venv, artifacts and smoke results; keep committed results
+	rm -rf .venv artifacts results/smoke build *.egg-info

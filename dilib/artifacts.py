@@ -1,0 +1,60 @@
+"""Tensors on disk: safetensors with a card, written to a temporary name and renamed, so half a file is never read."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+
+def digest(value) -> str:
+    """Twelve hexadecimal digits that name a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Twelve hexadecimal digits that name a network's weights."""
+    content = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:12]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name in the same folder, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
+    """Save tensors with the card that says what they are (JSON, kept in the file's own metadata)."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(contiguous, {"card": json.dumps(card, sort_keys=True)}))
+
+
+def load_tensors(path: Path, card: dict | None = None) -> tuple[dict[str, Tensor], dict] | None:
+    """Tensors and card of a file, or None if it is missing, truncated, or carries a card other than `card` asks.
+
+    `card` lists only the entries that must agree; the file's own card may hold more.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get("card", "{}"))
+            if card is not None and any(found.get(key) != _plain(value) for key, value in card.items()):
+                return None
+            return {name: file.get_tensor(name) for name in file.keys()}, found  # noqa: SIM118
+    except (FileNotFoundError, SafetensorError, OSError, ValueError):
+        return None
+
+
+def _plain(value):
+    return json.loads(json.dumps(value))

@@ -1,0 +1,101 @@
+"""Teaching a student from scratch on images that only the teacher has dreamt. Sec. 4.1 and A.1."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dilib import losses
+from dilib.evaluation import accuracy
+from dilib.inversion import compute_dtype
+from dilib.statistics import frozen_copy
+from dilib.training import augment, half_precision_forward, restore, save_checkpoint, set_lr, sgd
+
+RECORDED = ("teacher_on_fresh", "student_on_fresh", "student_on_test")
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """How a student is taught: `rounds` times one new batch of images and `updates` steps on the pool.
+
+    The learning rate is multiplied by 0.1 at the fractions `decay_at` of the run, as the paper's is after 100 and
+    200 of its 250 epochs. `shift` and `flip` augment the pool's images; fresh batches are used as they are.
+    """
+
+    rounds: int = 975
+    updates: int = 50
+    lr: float = 0.1
+    decay_at: tuple[float, ...] = (0.4, 0.8)
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    temperature: float = 3.0
+    shift: int = 2
+    flip: bool = True
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    fresh_batch: Callable[[int, nn.Module], tuple[Tensor, Tensor]],
+    test: tuple[Tensor, Tensor],
+    settings: DistillationSettings,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    card: dict | None = None,
+    on_round: Callable[[int], None] | None = None,
+) -> dict[str, list[float]]:
+    """Teach `student` in place; accuracies per round, in percent, under the names in RECORDED (Fig. 4).
+
+    `fresh_batch(round, student)` gives the round's new images (N, C, H, W) and labels (N,): it may load or make them.
+    They are used for an update at once and join the pool, from which the round's other batches are drawn at random.
+    Goes on from `checkpoint` if there is one with the same `card`. Raises FloatingPointError on a loss not finite.
+    """
+    dtype = compute_dtype(test[0].device)
+    frozen_teacher = frozen_copy(teacher, dtype)
+    optimizer = sgd(student, settings.lr, settings.momentum, settings.weight_decay)
+    extra: dict[str, Tensor] = {}
+    first = restore(checkpoint, card, student, optimizer, extra)
+    history = {name: extra[name].tolist() if first else [] for name in RECORDED}
+    pool = [fresh_batch(index, student) for index in range(first)]
+
+    for index in range(first, settings.rounds):
+        images, labels = fresh_batch(index, student)
+        pool.append((images, labels))
+        history["teacher_on_fresh"].append(accuracy(teacher, images, labels))
+        history["student_on_fresh"].append(accuracy(student, images, labels))
+        loss = _teach_round(frozen_teacher, student, optimizer, pool, settings, index, seed)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"distillation loss {loss.item()} in round {index + 1}; lower lr ({settings.lr})")
+        history["student_on_test"].append(accuracy(student, *test))
+        if checkpoint:
+            extra = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}
+            save_checkpoint(checkpoint, card, index + 1, student, optimizer, extra)
+        if on_round:
+            on_round(index + 1)
+    student.eval()
+    return history
+
+
+def _teach_round(teacher, student, optimizer, pool, settings, index, seed) -> Tensor:
+    """One round's updates: the fresh batch first, then batches drawn from the pool. Eq. 1."""
+    generator = torch.Generator().manual_seed(seed * 100_003 + index)
+    progress = index / settings.rounds
+    set_lr(optimizer, settings.lr * 0.1 ** sum(progress >= fraction for fraction in settings.decay_at))
+    student.train()
+    for update in range(settings.updates):
+        if update == 0:
+            images = pool[-1][0]
+        else:
+            drawn = int(torch.randint(len(pool), (), generator=generator))
+            images = augment(pool[drawn][0], settings.shift, settings.flip, generator)
+        with torch.no_grad():
+            teacher_logits = teacher(images.to(next(teacher.parameters()).dtype, memory_format=torch.channels_last))
+        student_logits = half_precision_forward(student, images)
+        loss = losses.distillation(teacher_logits.float(), student_logits, settings.temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.detach()

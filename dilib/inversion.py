@@ -1,0 +1,227 @@
+"""From noise to images: optimise pixels until a trained network, and what its BatchNorm layers remember, agree.
+
+The four methods of the paper are one loop with terms switched on: Noise (classification alone), DeepDream (+ image
+prior), DeepInversion (+ feature statistics), Adaptive DeepInversion (+ competition with a student).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dilib import losses
+from dilib.models import Preprocessing
+from dilib.statistics import FeatureStatistics, batchnorm_layers, frozen_copy, observe, recorded
+
+TERMS = ("classification", "prior", "feature", "compete")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The weights α of Eqs. 3, 7 and 9; a term with weight 0 is not computed. Defaults: the paper's for CIFAR-10."""
+
+    alpha_tv: float = 2.5e-5
+    alpha_l2: float = 3e-8
+    alpha_f: float = 10.0
+    alpha_c: float = 10.0
+    temperature: float = 3.0
+
+    def noise(self) -> "Objective":
+        """Classification loss alone: Noise (L)."""
+        return replace(self, alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.0, alpha_c=0.0)
+
+    def deepdream(self) -> "Objective":
+        """Without feature statistics and competition: DeepDream (Eq. 3)."""
+        return replace(self, alpha_f=0.0, alpha_c=0.0)
+
+    def deepinversion(self) -> "Objective":
+        """Without competition: DeepInversion (Eq. 7)."""
+        return replace(self, alpha_c=0.0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How pixels are optimised: (resolution, updates) stages, Adam's rate and its decay, augmentation, clipping.
+
+    `decay` is "constant" (the paper) or "cosine", within each stage. `jitter` is the largest roll in pixels at the
+    last resolution. A later stage starts from the earlier one's images, nearest-neighbour up-sampled (Sec. 4.4).
+    """
+
+    stages: tuple[tuple[int, int], ...] = ((32, 2000),)
+    lr: float = 0.05
+    decay: str = "constant"
+    jitter: int = 4
+    flip: bool = True
+    clip: bool = False
+
+    def __post_init__(self):
+        if self.decay not in ("constant", "cosine"):
+            raise ValueError(f"decay {self.decay!r} is unknown; choose constant or cosine")
+        if not self.stages or any(size < 1 or updates < 1 for size, updates in self.stages):
+            raise ValueError(f"stages {self.stages} must be (resolution, updates) pairs, each at least 1")
+
+    @property
+    def updates(self) -> int:
+        return sum(updates for _, updates in self.stages)
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Synthesised images (N, C, H, W) in the teacher's normalised space, their labels (N,), and the loss terms.
+
+    `history` (updates, 4) holds the unweighted terms, in the order of TERMS; a term that is switched off is 0.
+    """
+
+    images: Tensor
+    labels: Tensor
+    history: Tensor
+
+
+def invert(
+    teacher: nn.Module,
+    preprocessing: Preprocessing,
+    labels: Tensor,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    statistics: FeatureStatistics | None = None,
+    student: nn.Module | None = None,
+    seed: int = 0,
+    on_update: Callable[[int], None] | None = None,
+) -> Inversion:
+    """Optimise a batch of images from N(0, 1) noise towards `labels` (N,). Eqs. 2 to 9, Sec. 4.1.
+
+    `statistics` default to the teacher's BatchNorm running statistics. `student`, needed where α_c > 0, is the network
+    in training that the images compete with. The same seed on the same machine gives the same images, bit for bit.
+    Raises ValueError for bad input and FloatingPointError when a loss stops being finite.
+    """
+    _check(teacher, preprocessing, labels, objective, student)
+    device = next(teacher.parameters()).device
+    dtype = compute_dtype(device)
+    if objective.alpha_f > 0:
+        network, layers = observe(teacher, dtype)
+        statistics = statistics or FeatureStatistics.from_batchnorm(teacher)
+    else:
+        network, layers = frozen_copy(teacher, dtype), []
+    rival = frozen_copy(student, dtype) if objective.alpha_c > 0 else None
+
+    def terms_of(images: Tensor) -> list[Tensor]:
+        inputs = images.to(dtype, memory_format=torch.channels_last)
+        logits, zero = network(inputs).float(), images.new_zeros(())
+        return [
+            F.cross_entropy(logits, labels),
+            losses.image_prior(images, objective.alpha_tv, objective.alpha_l2)
+            if objective.alpha_tv or objective.alpha_l2
+            else zero,
+            statistics.distance(recorded(layers)) if layers else zero,
+            losses.competition(logits, rival(inputs).float(), objective.temperature) if rival else zero,
+        ]
+
+    labels = labels.to(device)
+    generator = torch.Generator().manual_seed(seed)
+    history, images, done = [], None, 0
+    for size, updates in schedule.stages:
+        shape = (len(labels), preprocessing.channels, size, size)
+        images = torch.randn(shape, generator=generator).to(device) if images is None else F.interpolate(images, size)
+        images, stage_history = _optimise(
+            images, terms_of, objective, schedule, size, updates, preprocessing, generator, done, on_update
+        )
+        history.append(stage_history)
+        done += updates
+    return Inversion(images, labels, torch.cat(history).cpu())
+
+
+def _optimise(images, terms_of, objective, schedule, size, updates, preprocessing, generator, done, on_update):
+    """One stage: `updates` steps of Adam on the pixels at one resolution."""
+    weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=images.device)
+    images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+    optimizer = torch.optim.Adam([images], lr=schedule.lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    horizon = updates if schedule.decay == "cosine" else 10**12
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, horizon)
+    jitter = round(schedule.jitter * size / schedule.stages[-1][0])
+    shifts = torch.randint(-jitter, jitter + 1, (updates, 2), generator=generator).tolist()
+    flips = (torch.rand(updates, generator=generator) < 0.5).tolist()
+    history = torch.zeros(updates, len(TERMS), device=images.device)
+
+    for update in range(updates):
+        view = images.roll(shifts[update], dims=(2, 3))
+        view = view.flip(3) if schedule.flip and flips[update] else view
+        terms = torch.stack(terms_of(view))
+        optimizer.zero_grad()
+        (terms * weights).sum().backward()
+        optimizer.step()
+        decay.step()
+        if schedule.clip:
+            with torch.no_grad():
+                images.copy_(preprocessing.clip(images))
+        history[update] = terms.detach()
+        # Looking at the numbers makes an accelerator wait, so they are looked at now and then.
+        if (update + 1) % 50 == 0 or update + 1 == updates:
+            _require_finite(history[: update + 1], done)
+            if on_update:
+                on_update(done + update + 1)
+    return images.detach(), history
+
+
+def _require_finite(history: Tensor, done: int) -> None:
+    bad = ~torch.isfinite(history).all(dim=1)
+    if bad.any():
+        step = int(bad.nonzero()[0])
+        values = ", ".join(f"{name} {value:.4g}" for name, value in zip(TERMS, history[step].tolist(), strict=True))
+        raise FloatingPointError(f"loss not finite at update {done + step + 1}: {values}; lower the learning rate or α")
+
+
+def _check(
+    teacher: nn.Module, preprocessing: Preprocessing, labels: Tensor, objective: Objective, student: nn.Module | None
+) -> None:
+    if teacher.training:
+        raise ValueError("the teacher is in training mode; call teacher.eval() first")
+    if objective.alpha_f > 0:
+        batchnorm_layers(teacher)
+    first = next((module for module in teacher.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and first.in_channels != preprocessing.channels:
+        raise ValueError(
+            f"the teacher takes {first.in_channels} channels but its preprocessing has {preprocessing.channels}; "
+            "give one mean and std a channel"
+        )
+    if objective.alpha_c > 0 and student is None:
+        raise ValueError(f"alpha_c is {objective.alpha_c} but no student is given; pass student= or set alpha_c to 0")
+    classes = class_count(teacher)
+    if labels.ndim != 1 or len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
+        span = f"{labels.min()}..{labels.max()}" if labels.numel() else "none"
+        raise ValueError(f"labels {span} do not fit the teacher's {classes} classes; use 0..{classes - 1}")
+
+
+def class_count(network: nn.Module) -> int:
+    """Number of outputs of a classifier, read from its last linear (or 1×1 convolution) layer."""
+    heads = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return heads[-1].out_features if isinstance(heads[-1], nn.Linear) else heads[-1].out_channels
+
+
+def balanced_labels(batch_size: int, classes: Sequence | int, seed: int) -> Tensor:
+    """(batch_size,) labels in random order, every class as often as every other, give or take one."""
+    count = classes if isinstance(classes, int) else len(classes)
+    generator = torch.Generator().manual_seed(seed)
+    offset = int(torch.randint(count, (), generator=generator))
+    return ((torch.arange(batch_size) + offset) % count)[torch.randperm(batch_size, generator=generator)]
+
+
+@lru_cache
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where a short timing shows that the hardware gains clearly from it, else float32."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        images = torch.randn(64, 64, 16, 16, device=device).to(dtype, memory_format=torch.channels_last)
+        weight = torch.randn(64, 64, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+        best = float("inf")
+        for _ in range(6):
+            start = time.perf_counter()
+            F.conv2d(images, weight, padding=1).sum().item()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return torch.bfloat16 if seconds(torch.bfloat16) * 1.5 < seconds(torch.float32) else torch.float32

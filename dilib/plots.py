@@ -1,0 +1,136 @@
+"""The study's figures: one palette, in which a method keeps its colour."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from torch import Tensor
+
+_COLOURS = sns.color_palette("colorblind")  # safe for the colour-blind
+PALETTE = {
+    "Noise": _COLOURS[7],
+    "DeepDream": _COLOURS[1],
+    "DAFL": _COLOURS[4],
+    "DeepInversion": _COLOURS[0],
+    "Adaptive DeepInversion": _COLOURS[2],
+    "teacher": "black",
+    "real": _COLOURS[5],
+}
+
+
+def set_style() -> None:
+    """Seaborn's white grid with text that is readable at half size."""
+    sns.set_theme(style="whitegrid", context="talk", font_scale=0.8, rc={"figure.dpi": 80, "savefig.dpi": 110})
+
+
+def short_name(method: str) -> str:
+    """A method's name in figures: the paper's row label less what stands in brackets."""
+    return method.split(" (")[0]
+
+
+def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str], title: str = "") -> Figure:
+    """One labelled row of images a method, one column a class; uint8 images (N, C, H, W), N a multiple of columns."""
+    counts = [len(images) // len(columns) for images in rows.values()]
+    figure, axes = plt.subplots(
+        len(rows),
+        1,
+        figsize=(1.15 * len(columns), 1.2 * sum(counts) + 0.4),
+        height_ratios=counts,
+        squeeze=False,
+    )
+    for axis, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
+        axis.imshow(_mosaic(images, len(columns)), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        side = images.shape[-1]
+        axis.set_xticks([side * (i + 0.5) for i in range(len(columns))], [])
+        axis.set_yticks([])
+        axis.set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center")
+        axis.grid(False)
+        axis.tick_params(length=0)
+        sns.despine(ax=axis, left=True, bottom=True)
+    axes[0, 0].xaxis.tick_top()
+    axes[0, 0].set_xticks(axes[0, 0].get_xticks(), [name.replace("/", "/\n").replace(" ", "\n") for name in columns])
+    if title:
+        figure.suptitle(title)
+    figure.tight_layout(h_pad=0.3)
+    return figure
+
+
+def _mosaic(images: Tensor, columns: int) -> np.ndarray:
+    count, channels, height, width = images.shape
+    rows = count // columns
+    tiles = images[: rows * columns].view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    sheet = tiles.reshape(rows * height, columns * width, channels).numpy()
+    return sheet[..., 0] if channels == 1 else sheet
+
+
+def transfer_bars(entries: pd.DataFrame, teacher_top1: Mapping[str, float]) -> Figure:
+    """Student top-1 by method for each pair, the paper's number as a hollow mark and the teacher as a line."""
+    columns = list(entries["column"].unique())
+    figure, axes = plt.subplots(1, len(columns), figsize=(5.2 * len(columns), 4.6), sharey=True, squeeze=False)
+    for axis, column in zip(axes[0], columns, strict=True):
+        shown = entries[(entries["column"] == column) & (entries["row"] != "teacher")]
+        names = shown["row"].map(short_name)
+        axis.bar(names, shown["ours"], yerr=shown["ours_std"], color=[PALETTE[name] for name in names], capsize=4)
+        axis.scatter(names, shown["paper"], marker="D", facecolor="white", edgecolor="black", zorder=3, label="paper")
+        if column in teacher_top1:
+            axis.axhline(teacher_top1[column], color=PALETTE["teacher"], linestyle="--", label="our teacher")
+        axis.set(title=column.replace(" to ", " → "), ylim=(0, 100), xlabel="", ylabel="student top-1, %")
+        axis.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], rotation=35, ha="right")
+    axes[0, -1].legend(loc="lower right")
+    figure.tight_layout()
+    return figure
+
+
+def transfer_progress(histories: pd.DataFrame) -> Figure:
+    """Fig. 4: accuracy on each fresh batch (left) and on real test images (right) as transfer proceeds."""
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), sharey=True)
+    panels = (
+        ("student_on_fresh", "student on fresh images, %"),
+        ("student_on_test", "student on real test images, %"),
+    )
+    for axis, (value, label) in zip(axes, panels, strict=True):
+        sns.lineplot(histories, x="round", y=value, hue="method", palette=PALETTE, marker="o", errorbar=None, ax=axis)
+        axis.set(xlabel="batches of images so far", ylabel=label, ylim=(0, 103))
+        axis.legend(title=None)
+    for method, rows in histories.groupby("method"):
+        mean = rows.groupby("round")["teacher_on_fresh"].mean()
+        axes[0].plot(mean.index, mean, color=PALETTE[method], linestyle=":", linewidth=1.5)
+    axes[0].set_title("synthesised (dotted: the teacher)")
+    axes[1].set_title("real")
+    figure.tight_layout()
+    return figure
+
+
+def statistics_sources(entries: pd.DataFrame) -> Figure:
+    """Table 8 as a picture: student top-1 against where the feature statistics come from."""
+    methods = {"DI top-1": "DeepInversion", "ADI top-1": "Adaptive DeepInversion"}
+    shown = entries.assign(method=entries["column"].map(methods))
+    figure, axis = plt.subplots(figsize=(9, 5))
+    for method, rows in shown.groupby("method", sort=False):
+        axis.errorbar(
+            rows["row"],
+            rows["ours"],
+            yerr=rows["ours_std"],
+            color=PALETTE[method],
+            marker="o",
+            capsize=4,
+            label=method,
+        )
+        axis.plot(
+            rows["row"],
+            rows["paper"],
+            color=PALETTE[method],
+            linestyle=":",
+            marker="D",
+            mfc="white",
+            alpha=0.7,
+        )
+    axis.plot([], [], color="gray", linestyle=":", marker="D", mfc="white", label="paper (CIFAR-10)")
+    axis.set(xlabel="feature statistics from", ylabel="student top-1, %")
+    axis.set_xticks(range(shown["row"].nunique()), [row.replace(" ", "\n", 1) for row in shown["row"].unique()])
+    axis.legend()
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,128 @@
+"""Tables, claims and the report: from cells to what people read."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+from dilib.artifacts import write_atomically
+from dilib.paper import CLAIMS
+from dilib.study import Study
+
+NOT_RUN = "not run"
+VERDICTS = ("confirmed", "refuted", "mixed", NOT_RUN)
+
+
+def entry(table: str, row: str, column: str, cells: Sequence[dict], paper: float | None, metric: str = "top1") -> dict:
+    """One entry of a table: mean and deviation over the seeds of `cells`, beside the paper's number."""
+    values = pd.Series([cell["metrics"][metric] for cell in cells], dtype=float)
+    return {
+        "table": table,
+        "row": row,
+        "column": column,
+        "metric": metric,
+        "ours": values.mean(),
+        "ours_std": values.std(),
+        "seeds": len(values),
+        "paper": paper,
+    }
+
+
+def write_table(study: Study, number: int, entries: list[dict], caption: str) -> pd.DataFrame:
+    """Write tableN.csv (tidy) and tableN.md (as printed); the printed form."""
+    tidy = pd.DataFrame(entries)
+    _write(study.results / f"table{number}.csv", tidy.to_csv(index=False, float_format="%.2f"))
+    shown = tidy.assign(text=[_text(row) for row in tidy.itertuples()]).pivot(
+        index="row", columns="column", values="text"
+    )
+    shown = shown.loc[tidy["row"].unique(), tidy["column"].unique()].rename_axis(index=None, columns=None)
+    markdown = f"**Table {number}.** {caption}\n\n{shown.to_markdown()}\n"
+    _write(study.results / f"table{number}.md", markdown)
+    return shown
+
+
+def _text(row) -> str:
+    ours = NOT_RUN if row.seeds == 0 else f"{row.ours:.2f}"
+    if row.seeds > 1:
+        ours += f" ± {row.ours_std:.2f} ({row.seeds} seeds)"
+    return f"{ours} (paper: {row.paper:.2f})" if pd.notna(row.paper) else f"{ours} (paper: –)"
+
+
+def verdict(direction: bool | None, size: bool) -> str:
+    """ "confirmed" if the claim's direction and size hold, "mixed" if only its direction does, else "refuted".
+
+    `direction` None means that the numbers are not there.
+    """
+    return NOT_RUN if direction is None else "refuted" if not direction else "confirmed" if size else "mixed"
+
+
+def write_claim(study: Study, claim: int, outcome: str, evidence: str) -> None:
+    """Put a verdict on one claim into claims.csv; the other claims keep theirs."""
+    if outcome not in VERDICTS:
+        raise ValueError(f"verdict {outcome!r} is unknown; choose from {', '.join(VERDICTS)}")
+    path = study.results / "claims.csv"
+    study.artifacts.mkdir(parents=True, exist_ok=True)
+    with FileLock(study.artifacts / "claims.lock"):
+        claims = read_claims(study)
+        claims.loc[claim, ["verdict", "evidence"]] = [outcome, evidence]
+        _write(path, claims.reset_index().to_csv(index=False))
+
+
+def read_claims(study: Study) -> pd.DataFrame:
+    """All claims of the paper, by number, with their verdicts so far."""
+    claims = pd.DataFrame({"statement": CLAIMS, "verdict": NOT_RUN, "evidence": ""}).rename_axis("claim")
+    path = study.results / "claims.csv"
+    if path.exists():
+        claims.update(pd.read_csv(path, keep_default_na=False).set_index("claim")[["verdict", "evidence"]])
+    return claims
+
+
+def save_figure(study: Study, figure, name: str) -> Path:
+    """Save a figure beside the tables, as PNG."""
+    path = study.results / f"{name}.png"
+    figure.savefig(path, dpi=110, bbox_inches="tight", pil_kwargs={"optimize": True})
+    return path
+
+
+FIGURES = {  # in the report's order; a file that is not there is left out
+    "teachers": "Distance of a batch's statistics to the teacher's stored ones, by layer.",
+    "figure2": "Figure 2. What competition does, on a plane.",
+    "table1": "Table 1 as a picture: student top-1 by method.",
+    "figure3": "Figure 3. Images by method.",
+    "figure4": "Figure 4. Accuracy on fresh images and on real images as transfer proceeds.",
+    "table8": "Table 8 as a picture: student top-1 by source of the feature statistics.",
+    "table8_images": "DeepInversion images by source of the feature statistics.",
+}
+
+
+def write_report(study: Study) -> Path:
+    """REPORT.md: the study's tables, its figures and the verdict on every claim."""
+    parts = [f"# {study.data.title} at {study.scale.name} scale\n"]
+    parts += [path.read_text() for path in sorted(study.results.glob("table*.md"), key=_table_number)]
+    for name, caption in FIGURES.items():
+        if (study.results / f"{name}.png").exists():
+            parts.append(f"![{caption}]({name}.png)\n\n*{caption}*\n")
+    parts.append(f"## Claims\n\n{read_claims(study).reset_index().to_markdown(index=False)}\n")
+    parts.append(_how_it_was_made(study))
+    path = study.results / "REPORT.md"
+    _write(path, "\n".join(parts))
+    return path
+
+
+def _table_number(path: Path) -> int:
+    return int("".join(filter(str.isdigit, path.stem)))
+
+
+def _how_it_was_made(study: Study) -> str:
+    """Number and seconds of the cells behind the report, by device and commit."""
+    cells = [json.loads(path.read_text()) for path in (study.results / "cells").glob("*.json")]
+    if not cells:
+        return "No cell has been run.\n"
+    made = pd.DataFrame(cells).groupby(["device", "commit"])["seconds"].agg(cells="count", seconds="sum").reset_index()
+    return f"## How it was made\n\n{made.to_markdown(index=False)}\n"
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, text.encode())

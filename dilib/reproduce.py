@@ -1,0 +1,146 @@
+"""Run the study's notebooks headlessly, in order, into results/SCALE/DATASET.
+
+python -m dilib.reproduce --scale laptop
+"""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from dilib import report
+from dilib.data import Unreachable
+from dilib.progress import TERMINAL_BARS, without_bars
+from dilib.scales import SCALES
+from dilib.study import Study
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+FALLBACK = "digits"  # comes with scikit-learn, so it is always there
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    try:
+        notebooks = _chosen(options.only)
+        study = _open_study(options)
+    except (ValueError, Unreachable) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for notebook in notebooks:
+        if not _run(notebook, study, options):
+            return 1
+    path = report.write_report(study)
+    print(f"\nThe report is {path}")
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dilib.reproduce", description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", default="laptop", help=f"one of {', '.join(SCALES)}")
+    parser.add_argument("--dataset", help="a data set's name or folder:PATH; default: the scale's own")
+    parser.add_argument("--only", help="run only the notebooks whose file name contains this")
+    parser.add_argument("--seeds", default="0", help="comma-separated seeds, as in 0,1,2")
+    parser.add_argument("--pairs", type=int, default=3, help="how many of Table 1's teacher-student pairs: 1, 2 or 3")
+    parser.add_argument("--results", default="results", help="folder for results")
+    parser.add_argument("--artifacts", default="artifacts", help="folder for weights, image pools and data")
+    return parser.parse_args(arguments)
+
+
+def _chosen(only: str | None) -> list[Path]:
+    every = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    chosen = [path for path in every if not only or only in path.stem]
+    if not chosen:
+        raise ValueError(f"no notebook matches {only!r}; choose from {', '.join(path.stem for path in every)}")
+    return chosen
+
+
+def _open_study(options: argparse.Namespace) -> Study:
+    """The study with its data at hand; without a network, the laptop default falls back to digits and says so."""
+    if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
+        raise ValueError(f"seeds {options.seeds!r} are not whole numbers; write them as in 0,1,2")
+    if not 1 <= options.pairs <= 3:
+        raise ValueError(f"pairs {options.pairs} is out of range; choose 1, 2 or 3")
+    study = Study(options.scale, options.dataset, options.results, options.artifacts)
+    try:
+        print(f"{study.scale.name} scale on {study.data.title}: results go to {study.results}", flush=True)
+    except Unreachable as error:
+        if options.dataset or study.scale.name != "laptop":
+            raise
+        print(f"{error}\nGoing on with {FALLBACK} instead.", file=sys.stderr)
+        study = Study(options.scale, FALLBACK, options.results, options.artifacts)
+        print(f"{study.scale.name} scale on {study.data.title}: results go to {study.results}", flush=True)
+    return study
+
+
+def _run(notebook: Path, study: Study, options: argparse.Namespace) -> bool:
+    """Execute one notebook and print the tables it wrote; whether it ran to its end."""
+    print(f"\n{notebook.stem}", flush=True)
+    executed = study.results / "notebooks" / notebook.name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    temporary = executed.with_name(f".{os.getpid()}.{notebook.name}")
+    before = {path: path.stat().st_mtime_ns for path in study.results.glob("table*.md")}
+    os.environ[TERMINAL_BARS] = "1"
+    try:
+        papermill.execute_notebook(
+            notebook,
+            temporary,
+            parameters=_parameters(notebook, study, options),
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=sys.stderr,
+        )
+    except PapermillExecutionError as error:
+        print(f"error in {notebook.name}: {error.ename}: {error.evalue}", file=sys.stderr)
+        return False
+    finally:
+        if temporary.exists():
+            _clean(temporary)
+            temporary.replace(executed)
+    for path in sorted(study.results.glob("table*.md")):
+        if path.stat().st_mtime_ns != before.get(path):
+            print(path.read_text(), flush=True)
+    return True
+
+
+def _parameters(notebook: Path, study: Study, options: argparse.Namespace) -> dict:
+    """Those of the options that the notebook takes."""
+    offered = {
+        "scale": study.scale.name,
+        "dataset": study.dataset,
+        "results": str(Path(options.results).resolve()),
+        "artifacts": str(Path(options.artifacts).resolve()),
+        "seeds": [int(seed) for seed in options.seeds.split(",")],
+        "pairs": options.pairs,
+    }
+    taken = papermill.inspect_notebook(notebook)
+    return {name: value for name, value in offered.items() if name in taken}
+
+
+def _clean(path: Path) -> None:
+    """Leave no progress bars and no path of this machine in an executed notebook."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(_without_bars, cell.outputs) if output is not None]
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = re.sub(r"^(results|artifacts) = .*\n?", "", cell.source, flags=re.MULTILINE)
+    nbformat.write(notebook, path)
+
+
+def _without_bars(output):
+    if output.output_type != "stream" or output.name != "stderr":
+        return output
+    output.text = without_bars(output.text)
+    return output if output.text.strip() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Feature statistics: what every BatchNorm layer of a network saw in training, and what it sees in a batch."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dilib import losses
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Mean and (biased) variance, per channel, of the input of each BatchNorm layer: one (channels,) tensor a layer."""
+
+    means: tuple[Tensor, ...]
+    variances: tuple[Tensor, ...]
+
+    @classmethod
+    def from_batchnorm(cls, network: nn.Module) -> "FeatureStatistics":
+        """The running mean and variance stored in training. Eqs. 5 and 6. Raises ValueError without BatchNorm."""
+        layers = batchnorm_layers(network)
+        return cls(
+            tuple(layer.running_mean.detach().float().clone() for layer in layers),
+            tuple(layer.running_var.detach().float().clone() for layer in layers),
+        )
+
+    @classmethod
+    def from_images(cls, network: nn.Module, images: Tensor, batch_size: int = 256) -> "FeatureStatistics":
+        """Measured over real images (N, C, H, W), normalised for `network`. Sec. A.2, Table 8."""
+        observed, layers = observe(network, torch.float32)
+        batches = [
+            batch_moments(observed, layers, images[i : i + batch_size]) for i in range(0, len(images), batch_size)
+        ]
+        weights = torch.tensor([len(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
+        weights = (weights / len(images)).to(images.device).view(-1, 1)
+        means, variances = [], []
+        for layer in range(len(layers)):
+            mean = torch.stack([batch.means[layer] for batch in batches])
+            variance = torch.stack([batch.variances[layer] for batch in batches])
+            pooled = (weights * mean).sum(0)
+            means.append(pooled)
+            variances.append((weights * (variance + (mean - pooled) ** 2)).sum(0))
+        return cls(tuple(means), tuple(variances))
+
+    def distance(self, batch: "FeatureStatistics") -> Tensor:
+        """R_feature of a batch's statistics to these. Eq. 4."""
+        return losses.feature_distance(batch.means, batch.variances, self.means, self.variances)
+
+
+def batchnorm_layers(network: nn.Module) -> list[_BatchNorm]:
+    """The network's BatchNorm layers that carry running statistics. Raises ValueError when there is none."""
+    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not layers:
+        raise ValueError(
+            f"{type(network).__name__} has no BatchNorm layer with running statistics; DeepInversion needs a network "
+            "trained with BatchNorm"
+        )
+    return layers
+
+
+def frozen_copy(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy for inversion: evaluation mode, no weight gradients, channels last, `dtype` but for BatchNorm in fp32."""
+    frozen = copy.deepcopy(network).eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
+    for source, layer in zip(network.modules(), frozen.modules(), strict=True):
+        if isinstance(layer, _BatchNorm):
+            layer.to(torch.promote_types(dtype, torch.float32))
+            layer.load_state_dict(source.state_dict())
+    return frozen
+
+
+def observe(network: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, list["ObservedBatchNorm"]]:
+    """A frozen copy whose BatchNorm layers also record the moments of their last input, and those layers in order."""
+    batchnorm_layers(network)
+    observed = frozen_copy(network, dtype)
+    for parent in list(observed.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and child.running_mean is not None:
+                setattr(parent, name, ObservedBatchNorm(child))
+    return observed, [module for module in observed.modules() if isinstance(module, ObservedBatchNorm)]
+
+
+def recorded(layers: list["ObservedBatchNorm"]) -> FeatureStatistics:
+    """The statistics that the last forward pass left in the observed layers; differentiable."""
+    return FeatureStatistics(tuple(layer.mean for layer in layers), tuple(layer.variance for layer in layers))
+
+
+@torch.no_grad()
+def batch_moments(observed: nn.Module, layers: list["ObservedBatchNorm"], images: Tensor) -> FeatureStatistics:
+    """Statistics of one batch (N, C, H, W), without gradients."""
+    observed(images)
+    return recorded(layers)
+
+
+class ObservedBatchNorm(nn.Module):
+    """A frozen BatchNorm layer that keeps the mean and variance of its last input, differentiably."""
+
+    def __init__(self, norm: _BatchNorm):
+        super().__init__()
+        self.norm = norm
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale if norm.weight is None else scale * norm.weight)
+        self.mean = self.variance = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        output, self.mean, self.variance = _NormWithMoments.apply(features, self.norm, self.scale)
+        return output
+
+
+class _NormWithMoments(torch.autograd.Function):
+    """Frozen BatchNorm and its input's moments in one node, so that backward reads each feature map once.
+
+    Both parts of the input gradient are per-channel affine maps, g·scale and (x − μ)·2ġ_σ²/n + ġ_μ/n, which the
+    BatchNorm kernel computes with fp32 parameters over half-precision features.
+    """
+
+    @staticmethod
+    def forward(ctx, features: Tensor, norm: _BatchNorm, scale: Tensor):
+        # Passing running statistics makes the kernel keep its sums in their precision, fp32.
+        unused = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)
+        mean, variance = torch.batch_norm_update_stats(features, *unused, 0.0)
+        ctx.save_for_backward(features, mean, scale)
+        ctx.count = features.numel() // features.shape[1]
+        output = F.batch_norm(
+            features,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            training=False,
+            eps=norm.eps,
+        )
+        return output, mean, variance
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor, grad_mean: Tensor, grad_variance: Tensor):
+        features, mean, scale = ctx.saved_tensors
+        ones, zeros = torch.ones_like(mean), torch.zeros_like(mean)
+        gradient = _affine(features, mean, ones, grad_variance * (2 / ctx.count), grad_mean / ctx.count)
+        return gradient.add_(_affine(grad_output, zeros, ones, scale, zeros)), None, None
+
+
+def _affine(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=0.0)

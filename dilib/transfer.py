@@ -1,0 +1,287 @@
+"""Sec. 4.1 as cells: teachers, and students taught by each method (Tables 1 and 8, Figs. 3 and 4)."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dilib import models
+from dilib.artifacts import digest, fingerprint, load_tensors, save_tensors
+from dilib.distillation import distill
+from dilib.evaluation import accuracy
+from dilib.generator import distill_with_generator
+from dilib.inversion import Objective, balanced_labels, invert
+from dilib.pool import ImagePool
+from dilib.progress import bar
+from dilib.statistics import FeatureStatistics
+from dilib.study import TILES, Study, plain
+from dilib.training import train
+
+METHODS = {  # in the paper's words
+    "noise": "Noise (L)",
+    "deepdream": "DeepDream (+R_prior)",
+    "deepinversion": "DeepInversion (+R_feature)",
+    "adaptive": "Adaptive DeepInversion (+R_compete)",
+    "dafl": "DAFL",
+}
+PAIRS = (("vgg11_bn", "vgg11_bn"), ("vgg11_bn", "resnet18"), ("resnet34", "resnet18"))
+BATCHNORM = "batchnorm"
+BATCH_SEEDS = 1_000_000  # batch i of a run with seed s starts from noise with seed s·BATCH_SEEDS + i
+
+
+def pair_name(teacher: str, student: str) -> str:
+    return f"{models.NAMES[teacher]} to {models.NAMES[student]}"
+
+
+def teacher_cell(study: Study, name: str) -> dict:
+    """The teacher's test top-1, from training it where it is not trained yet."""
+    return study.cell(f"teacher--{name}", _teacher_settings(study, name), lambda: _teacher_metrics(study, name))
+
+
+def load_teacher(study: Study, name: str) -> nn.Module:
+    """The trained teacher, in evaluation mode; trained first if its weights are missing, damaged or another's."""
+    network, path, card = (
+        _create(study, name, seed=0),
+        _teacher_path(study, name),
+        _teacher_settings(study, name),
+    )
+    found = load_tensors(path, plain(card))
+    if found is None:
+        _train_teacher(study, name, network)
+        save_tensors(path, network.state_dict(), plain(card))
+        found = load_tensors(path, plain(card))
+    network.load_state_dict(found[0])
+    return network.to(study.device).eval()
+
+
+def _teacher_path(study: Study, name: str) -> Path:
+    return study.artifacts / "teachers" / f"{name}.safetensors"
+
+
+def _teacher_settings(study: Study, name: str) -> dict:
+    return {
+        "dataset": study.dataset,
+        "network": name,
+        "width": study.scale.widths[name],
+        "training": asdict(study.scale.training[name]),
+        "seed": 0,
+    }
+
+
+def _teacher_metrics(study: Study, name: str) -> dict:
+    network = load_teacher(study, name)
+    return {
+        "top1": accuracy(network, *study.test),
+        "train_top1": accuracy(network, *_train_sample(study, 10_000)),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
+
+
+def _train_teacher(study: Study, name: str, network: nn.Module) -> None:
+    settings, split = study.scale.training[name], study.data.train
+    checkpoint = _teacher_path(study, name).with_suffix(".checkpoint.safetensors")
+    images = study.data.preprocessing.normalise(split.pixels).to(study.device)
+    with bar(settings.epochs, f"training {models.NAMES[name]}") as progress:
+        train(
+            network,
+            images,
+            split.labels.to(study.device),
+            settings,
+            checkpoint=checkpoint,
+            card=plain(_teacher_settings(study, name)),
+            on_epoch=lambda epoch, _: progress.update(epoch - progress.n),
+        )
+
+
+def _train_sample(study: Study, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    split = study.data.train
+    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed))[:count]
+    images = study.data.preprocessing.normalise(split.pixels[order])
+    return images.to(study.device), split.labels[order].to(study.device)
+
+
+def _create(study: Study, name: str, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    channels = study.data.preprocessing.channels
+    return models.create(name, len(study.data.classes), channels, study.scale.widths[name]).to(study.device)
+
+
+def objective_of(study: Study, method: str) -> Objective:
+    """The loss weights of a method at the study's scale."""
+    objective = study.scale.objective
+    return {
+        "noise": objective.noise(),
+        "deepdream": objective.deepdream(),
+        "deepinversion": objective.deepinversion(),
+        "adaptive": objective,
+    }[method]
+
+
+def transfer_settings(study: Study, teacher: str, student: str, method: str, statistics: int | str = BATCHNORM) -> dict:
+    """Everything but the seed that a student's accuracy depends on."""
+    scale = study.scale
+    settings = {
+        "teacher": _teacher_settings(study, teacher),
+        "student": {"network": student, "width": scale.widths[student]},
+        "method": method,
+    }
+    if method == "dafl":
+        return plain({**settings, "generator": scale.generator})
+    settings |= _pool_settings(study, teacher, method, statistics)
+    settings["distillation"] = scale.distillation[teacher]
+    if method == "adaptive":
+        settings["adaptive_after"] = scale.adaptive_after
+    return plain(settings)
+
+
+def _pool_settings(study: Study, teacher: str, method: str, statistics: int | str) -> dict:
+    return {
+        "teacher": _teacher_settings(study, teacher),
+        "objective": objective_of(study, method),
+        "schedule": study.scale.schedule,
+        "batch_size": study.scale.batch_size,
+        "statistics": statistics,
+    }
+
+
+def transfer_name(teacher: str, student: str, method: str, statistics: int | str = BATCHNORM) -> str:
+    source = "" if statistics == BATCHNORM else f"--{statistics}-images"
+    return f"transfer--{teacher}--{student}--{method}{source}"
+
+
+def transfer_cell(
+    study: Study, teacher: str, student: str, method: str, statistics: int | str = BATCHNORM, seed: int = 0
+) -> dict:
+    """Teach a fresh student by one method; top-1 on real images, and accuracies along the way (Fig. 4).
+
+    `statistics` is "batchnorm", or the number of real images that feature statistics are measured on (Table 8).
+    """
+    settings = transfer_settings(study, teacher, student, method, statistics)
+    name = transfer_name(teacher, student, method, statistics)
+    work = _taught_by_generator if method == "dafl" else _taught_by_inversion
+    arguments = (study, teacher, student, method, statistics, seed)
+    return study.cell(name, settings, lambda: work(*arguments, settings), seed)
+
+
+def finished_transfers(study: Study, teacher: str, student: str, method: str, statistics: int | str = BATCHNORM):
+    """The transfer cells there are, one a seed."""
+    settings = transfer_settings(study, teacher, student, method, statistics)
+    return study.cells(transfer_name(teacher, student, method, statistics), settings)
+
+
+def _taught_by_inversion(study, teacher, student, method, statistics, seed, settings) -> dict:
+    source = _ImageSource(study, teacher, student, method, statistics, seed)
+    student_network = _create(study, student, seed=seed + 1)
+    rounds = study.scale.distillation[teacher].rounds
+    with bar(rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
+        started = time.time()
+        history = distill(
+            source.teacher,
+            student_network,
+            source,
+            study.test,
+            study.scale.distillation[teacher],
+            seed=seed,
+            checkpoint=_student_path(study, settings, seed),
+            card={"settings": settings, "seed": seed, "teacher_weights": fingerprint(source.teacher)},
+            on_round=lambda done: progress.update(done - progress.n),
+        )
+    images, labels = source(rounds - 1, student_network)
+    return {
+        "top1": history["student_on_test"][-1],
+        "teacher_top1": accuracy(source.teacher, *study.test),
+        "images": rounds * study.scale.batch_size,
+        "updates_per_batch": study.scale.schedule.updates,
+        "wall_seconds": round(time.time() - started, 1),
+        "history": history,
+        "samples": study.data.preprocessing.to_pixels(_by_class(images, labels, len(study.data.classes))),
+    }
+
+
+def _taught_by_generator(study, teacher, student, method, statistics, seed, settings) -> dict:
+    generator_settings, network = study.scale.generator, load_teacher(study, teacher)
+    student_network = _create(study, student, seed=seed + 1)
+    with bar(generator_settings.rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
+        generator, test_accuracy = distill_with_generator(
+            network,
+            student_network,
+            study.data.preprocessing,
+            study.test,
+            generator_settings,
+            seed=seed,
+            checkpoint=_student_path(study, settings, seed),
+            card={"settings": settings, "seed": seed, "teacher_weights": fingerprint(network)},
+            on_round=lambda done: progress.update(done - progress.n),
+        )
+    with torch.no_grad():
+        random = torch.Generator().manual_seed(seed)
+        images = generator(torch.randn(500, generator_settings.latents, generator=random).to(study.device))
+        labels = network(images).argmax(1)
+    return {
+        "top1": test_accuracy[-1],
+        "teacher_top1": accuracy(network, *study.test),
+        "history": {"student_on_test": test_accuracy},
+        "samples": study.data.preprocessing.to_pixels(_by_class(images, labels, len(study.data.classes))),
+    }
+
+
+def _student_path(study: Study, settings: dict, seed: int) -> Path:
+    return study.artifacts / "students" / f"{digest(settings)}-seed{seed}.safetensors"
+
+
+def _by_class(images: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Up to three rows of TILES images, one column a class; a class without an image is black, in pixel space."""
+    rows, sheet = 3, images.new_full((3, max(TILES, 1), *images.shape[1:]), -10.0)
+    for label in range(min(classes, TILES)):
+        found = images[labels == label][:rows]
+        sheet[: len(found), label] = found
+    return sheet.flatten(0, 1)
+
+
+class _ImageSource:
+    """Batches for one student, from the pool on disk or made now and added to it.
+
+    Images that do not depend on the student belong to the teacher's pool, which all its students share; an adaptive
+    student has a pool of its own, after its first, plain batches.
+    """
+
+    def __init__(self, study: Study, teacher: str, student: str, method: str, statistics: int | str, seed: int):
+        self.study, self.seed, self.adaptive = study, seed, method == "adaptive"
+        self.teacher = load_teacher(study, teacher)
+        self.objective = objective_of(study, method)
+        self.plain_pool = self._pool(
+            _pool_settings(study, teacher, "deepinversion" if self.adaptive else method, statistics)
+        )
+        settings = transfer_settings(study, teacher, student, method, statistics)
+        self.own_pool = self._pool(settings) if self.adaptive else self.plain_pool
+        self.statistics = None
+        if statistics != BATCHNORM and self.objective.alpha_f > 0:
+            images, _ = _train_sample(study, statistics, seed)
+            self.statistics = FeatureStatistics.from_images(self.teacher, images)
+
+    def __call__(self, index: int, student: nn.Module) -> tuple[Tensor, Tensor]:
+        adaptive = self.adaptive and index >= self.study.scale.adaptive_after
+        pool = self.own_pool if adaptive else self.plain_pool
+        found = pool.load(index, self.study.device)
+        if found is not None:
+            return found
+        seed = self.seed * BATCH_SEEDS + index
+        labels = balanced_labels(self.study.scale.batch_size, len(self.study.data.classes), seed)
+        result = invert(
+            self.teacher,
+            self.study.data.preprocessing,
+            labels,
+            self.objective if adaptive else self.objective.deepinversion() if self.adaptive else self.objective,
+            self.study.scale.schedule,
+            statistics=self.statistics,
+            student=student if adaptive else None,
+            seed=seed,
+        )
+        pool.save(index, result.images, result.labels, result.history)
+        return pool.load(index, self.study.device)
+
+    def _pool(self, settings: dict) -> ImagePool:
+        card = plain({"settings": settings, "seed": self.seed, "teacher_weights": fingerprint(self.teacher)})
+        return ImagePool(self.study.artifacts / "pools" / digest(card), card)

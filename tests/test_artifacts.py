@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from dilib.artifacts import load_tensors, save_tensors
+from dilib.pool import ImagePool
+
+CARD = {"teacher": "t", "seed": 1}
+
+
+def test_a_pool_gives_back_what_it_was_given(tmp_path):
+    pool = ImagePool(tmp_path, CARD)
+    assert pool.load(0) is None
+    images, labels = torch.randn(4, 3, 8, 8).half().float(), torch.arange(4)
+    pool.save(0, images, labels, torch.zeros(2, 4))
+    loaded_images, loaded_labels = pool.load(0)
+    assert torch.equal(loaded_images, images)
+    assert torch.equal(loaded_labels, labels)
+
+
+def test_truncated_and_foreign_files_are_not_part_of_a_pool(tmp_path):
+    pool = ImagePool(tmp_path, CARD)
+    pool.save(0, torch.randn(4, 3, 8, 8), torch.arange(4), torch.zeros(2, 4))
+    whole = pool.path(0).read_bytes()
+    assert ImagePool(tmp_path, {**CARD, "teacher": "another"}).load(0) is None
+    pool.path(1).write_bytes(whole)
+    assert pool.load(1) is None, "a batch under another batch's name"
+    for length in (0, 7, 100, len(whole) - 1):
+        pool.path(0).write_bytes(whole[:length])
+        assert pool.load(0) is None
+    pool.path(0).write_bytes(b"not safetensors at all" * 100)
+    assert pool.load(0) is None
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, {"a": torch.ones(2)}, CARD)
+
+    def no_space(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(OSError, match="no space"):
+        save_tensors(path, {"a": torch.zeros(2)}, CARD)
+    assert torch.equal(load_tensors(path, CARD)[0]["a"], torch.ones(2))

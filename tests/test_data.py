@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dilib import data
+
+
+def write_images(root, classes=("cat", "dog"), mode="RGB", size=(40, 48)):
+    for split in ("train", "test"):
+        for value, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(3):
+                Image.new(mode, size, 60 * value if mode == "L" else (60 * value, 0, 200)).save(folder / f"{index}.png")
+    return f"folder:{root}"
+
+
+def test_digits_are_whole_and_normalised():
+    digits = data.load("digits")
+    assert digits.train.pixels.shape == (1500, 1, 32, 32)
+    assert digits.test.pixels.shape == (297, 1, 32, 32)
+    images = digits.preprocessing.normalise(digits.train.pixels)
+    assert abs(images.mean()) < 1e-2
+    assert abs(images.std() - 1) < 1e-2
+    assert torch.equal(digits.preprocessing.to_pixels(images), digits.train.pixels)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
+def test_anyones_image_folder(tmp_path, mode, channels):
+    loaded = data.load(write_images(tmp_path / "pets", mode=mode), tmp_path / "cache")
+    assert (loaded.title, loaded.classes) == ("pets", ("cat", "dog"))
+    assert loaded.train.pixels.shape == (6, channels, 32, 32)
+    assert loaded.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert loaded.train.pixels[5].float().mean((1, 2)).tolist() == ([60.0] if channels == 1 else [60.0, 0.0, 200.0])
+
+
+def test_larger_images_are_cropped_at_their_centre(tmp_path):
+    name = write_images(tmp_path / "pets")
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, 16:48] = 255
+    Image.fromarray(picture).save(tmp_path / "pets/train/cat/0.png")
+    assert data.load(name, tmp_path / "cache").train.pixels[0].min() == 255
+
+
+def test_a_changed_folder_is_decoded_again(tmp_path):
+    name = write_images(tmp_path / "pets")
+    data.load(name, tmp_path / "cache")
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / "pets/train/cat/0.png")
+    assert data.load(name, tmp_path / "cache").train.pixels[0].unique().tolist() == [9]
+
+
+def one_class(root):
+    return write_images(root, classes=("cat",))
+
+
+def unreadable(root):
+    name = write_images(root)
+    (root / "train/cat/1.png").write_bytes(b"no image")
+    return name
+
+
+def empty_class(root):
+    name = write_images(root)
+    (root / "train/emu").mkdir()
+    return name
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: "minst", "unknown data set 'minst'; choose from digits, fashion_mnist, .* or folder:PATH"),
+        (lambda root: f"folder:{root}", r"no image folder at .*expected .*train/CLASS/\*\.jpg"),
+        (one_class, r"has 1 class folder\(s\); a classifier needs at least 2"),
+        (unreadable, r"train/cat/1\.png can't be read as an image"),
+        (empty_class, "no images in .*emu"),
+    ],
+)
+def test_bad_names_and_folders_are_refused_in_one_line(tmp_path, make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        data.load(make(tmp_path / "pets"), tmp_path / "cache")
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "cache").rglob("*.npy")) or make is unreadable
+
+
+def test_a_download_lands_whole_or_not_at_all(tmp_path):
+    def breaks_off(target):
+        (target / "half").write_text("half")
+        raise OSError("connection reset")
+
+    with pytest.raises(data.Unreachable, match=r"CIFAR-10 could not be downloaded \(connection reset\); connect"):
+        data._fetched(tmp_path / "cifar10", breaks_off)
+    assert list(tmp_path.iterdir()) == []
+
+    def works(target):
+        (target / "whole").write_text("whole")
+
+    assert (data._fetched(tmp_path / "cifar10", works) / "whole").read_text() == "whole"
+    assert data._fetched(tmp_path / "cifar10", breaks_off) == tmp_path / "cifar10", "it is there already"

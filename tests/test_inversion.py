@@ -1,0 +1,108 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dilib import models
+from dilib.inversion import TERMS, Objective, Schedule, balanced_labels, invert
+
+SHORT = Schedule(stages=((32, 12),), lr=0.1, jitter=2)
+LABELS = torch.arange(8) % 4
+OBJECTIVE = Objective(alpha_f=1.0)
+
+
+def student(teacher):
+    torch.manual_seed(1)
+    return models.create("resnet18", classes=4, channels=3, width=1 / 16)
+
+
+@pytest.mark.parametrize("method", ["noise", "deepdream", "deepinversion", "adaptive"])
+def test_methods_are_one_loop_with_terms_switched_on(teacher, preprocessing, method):
+    objective = OBJECTIVE if method == "adaptive" else getattr(OBJECTIVE, method)()
+    made = invert(teacher, preprocessing, LABELS, objective, SHORT, student=student(teacher))
+    used = {name for name, values in zip(TERMS, made.history.T, strict=True) if values.abs().sum() > 0}
+    order = {"noise": 1, "deepdream": 2, "deepinversion": 3, "adaptive": 4}
+    assert used == set(TERMS[: order[method]])
+    assert made.images.shape == (8, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("objective", "term"), [(OBJECTIVE.noise(), 0), (OBJECTIVE.deepinversion(), 2)])
+def test_images_come_closer_to_what_they_are_optimised_for(teacher, preprocessing, objective, term):
+    with torch.no_grad():
+        teacher[2].weight *= 10  # an untrained head hardly tells classes apart
+    schedule = replace(SHORT, stages=((32, 60),))
+    history = invert(teacher, preprocessing, LABELS, objective, schedule).history[:, term]
+    assert history[-5:].mean() < 0.8 * history[:5].mean()
+
+
+def test_the_same_seed_gives_the_same_images_bit_for_bit(teacher, preprocessing):
+    first, again, other = (
+        invert(teacher, preprocessing, LABELS, OBJECTIVE.deepinversion(), SHORT, seed=seed).images for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_student_is_read_and_left_as_it_was(teacher, preprocessing):
+    rival = student(teacher).train()
+    before = {name: value.clone() for name, value in rival.state_dict().items()}
+    invert(teacher, preprocessing, LABELS, OBJECTIVE, SHORT, student=rival)
+    assert rival.training
+    assert all(torch.equal(value, before[name]) for name, value in rival.state_dict().items())
+
+
+def test_several_resolutions_and_clipping(teacher, preprocessing):
+    schedule = Schedule(stages=((16, 5), (32, 5)), lr=5.0, jitter=2, clip=True)
+    # At 16 pixels VGG's last pooling would be empty, so a ResNet is inverted.
+    network = student(teacher).eval()
+    made = invert(network, preprocessing, LABELS, OBJECTIVE.deepinversion(), schedule)
+    assert made.images.shape[-1] == 32
+    assert len(made.history) == 10
+    pixels = made.images * torch.tensor(preprocessing.std).view(3, 1, 1) + torch.tensor(preprocessing.mean).view(
+        3, 1, 1
+    )
+    assert pixels.min() > -1e-5
+    assert pixels.max() < 1 + 1e-5
+
+
+def test_labels_are_balanced():
+    counts = balanced_labels(103, 10, seed=1).bincount()
+    assert counts.sum() == 103
+    assert set(counts.tolist()) == {10, 11}
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_terms(teacher, preprocessing):
+    with torch.no_grad():
+        teacher[2].bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"not finite at update 1: classification nan, prior \d.*feature \d"):
+        invert(teacher, preprocessing, LABELS, OBJECTIVE.deepinversion(), SHORT)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.tensor([0, 4])}, r"labels 0\.\.4 do not fit the teacher's 4 classes; use 0\.\.3"),
+        ({"labels": torch.tensor([], dtype=torch.long)}, "labels none do not fit"),
+        ({"training": True}, r"in training mode; call teacher\.eval\(\)"),
+        ({"channels": 1}, "takes 3 channels.* 1"),
+        ({"student": None}, "no student is given"),
+        ({"teacher": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 1024, 4))}, "no BatchNorm"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(teacher, preprocessing, change, message):
+    network = change.get("teacher", teacher).train(change.get("training", False))
+    if "channels" in change:
+        preprocessing = models.Preprocessing(mean=(0.5,), std=(0.25,), size=32)
+    rival = None if "student" in change else student(teacher)
+    with pytest.raises(ValueError, match=message) as error:
+        invert(network, preprocessing, change.get("labels", LABELS), OBJECTIVE, SHORT, student=rival)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_names_list_the_choices():
+    with pytest.raises(ValueError, match="unknown network 'vgg19'; choose from vgg11_bn, resnet18, resnet34"):
+        models.create("vgg19", 10)
+    with pytest.raises(ValueError, match="decay 'linear' is unknown; choose constant or cosine"):
+        Schedule(decay="linear")
+    with pytest.raises(ValueError, match=r"must be \(resolution, updates\) pairs"):
+        Schedule(stages=())

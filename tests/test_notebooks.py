@@ -1,0 +1,104 @@
+"""Every notebook at smoke scale, through the command that users run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def reproduce(*arguments):
+    command = [sys.executable, "-m", "dilib.reproduce", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    done = reproduce("--scale", "smoke", "--results", folder / "results", "--artifacts", folder / "artifacts")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done, folder / "results" / "smoke" / "digits"
+
+
+def test_every_notebook_runs_and_leaves_no_debris(run):
+    done, results = run
+    assert done.stdout.splitlines()[-1] == f"The report is {results / 'REPORT.md'}"
+    for source in SOURCES:
+        executed = nbformat.read(results / "notebooks" / source.name, as_version=4)
+        outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+        assert not [output for output in outputs if output.output_type in ("stream", "error")]
+        assert "/tmp/" not in nbformat.writes(executed)
+        assert (results / "notebooks" / source.name).stat().st_size < 2_000_000
+
+
+def test_tables_are_complete(run):
+    _, results = run
+    for table, entries in (("table1", 18), ("table8", 10)):
+        tidy = pd.read_csv(results / f"{table}.csv")
+        assert len(tidy) == entries
+        assert list(tidy)[:7] == ["table", "row", "column", "metric", "ours", "ours_std", "seeds"]
+    assert pd.read_csv(results / "table1.csv")["ours"].between(0, 100).all()
+    claims = pd.read_csv(results / "claims.csv", index_col="claim")
+    assert len(claims) == 16
+    assert set(claims.loc[[1, 2, 3, 4, 7], "verdict"]) <= {"confirmed", "mixed", "refuted", "not run"}
+    assert (claims.loc[[1, 2, 3, 4], "verdict"] != "not run").all()
+
+
+def test_the_report_shows_tables_figures_and_verdicts(run):
+    _, results = run
+    text = (results / "REPORT.md").read_text()
+    assert "**Table 1.**" in text
+    assert "**Table 8.**" in text
+    for figure in ("figure2", "figure3", "figure4"):
+        assert f"({figure}.png)" in text
+        assert (results / f"{figure}.png").stat().st_size < 300_000
+
+
+def test_a_second_run_reads_its_cells_and_agrees(run):
+    _, results = run
+    before = {path: path.read_bytes() for path in results.glob("cells/*.json")}
+    tables = (results / "table1.csv").read_bytes()
+    again = reproduce(
+        "--scale",
+        "smoke",
+        "--only",
+        "table1",
+        "--results",
+        results.parents[1],
+        "--artifacts",
+        results.parents[2] / "none",
+    )
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert {path: path.read_bytes() for path in results.glob("cells/*.json")} == before
+    assert (results / "table1.csv").read_bytes() == tables
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scale", "huge"], "unknown scale 'huge'; choose from smoke, laptop, gpu, paper"),
+        (["--dataset", "minst"], "unknown data set 'minst'; choose from digits"),
+        (["--only", "table99"], "no notebook matches 'table99'; choose from"),
+        (["--seeds", "one"], "seeds 'one' are not whole numbers"),
+        (["--pairs", "4"], "pairs 4 is out of range; choose 1, 2 or 3"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(tmp_path, arguments, message):
+    done = reproduce(*arguments, "--results", tmp_path / "results", "--artifacts", tmp_path / "artifacts")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert message in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_source_notebooks_carry_parameters_first_and_no_outputs(source):
+    notebook = nbformat.read(source, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "parameters" in code[0].metadata.tags
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
