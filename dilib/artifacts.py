@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def fingerprint(network: nn.Module) -> str:
     content = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         content.update(name.encode())
-        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return content.hexdigest()[:12]
 
 

@@ -18,14 +18,15 @@ RECORDED = ("teacher_on_fresh", "student_on_fresh", "student_on_test")
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """How a student is taught: `rounds` times one new batch of images and `updates` steps on the pool.
+    """How a student is taught: `rounds` times one new batch of images and `updates` steps of `batch_size` images.
 
     The learning rate is multiplied by 0.1 at the fractions `decay_at` of the run, as the paper's is after 100 and
-    200 of its 250 epochs. `shift` and `flip` augment the pool's images; fresh batches are used as they are.
+    200 of its 250 epochs. `shift` and `flip` augment the pool's images; fresh ones are used as they are.
     """
 
     rounds: int = 975
     updates: int = 50
+    batch_size: int = 256
     lr: float = 0.1
     decay_at: tuple[float, ...] = (0.4, 0.8)
     momentum: float = 0.9
@@ -85,12 +86,14 @@ def _teach_round(teacher, student, optimizer, pool, settings, index, seed) -> Te
     progress = index / settings.rounds
     set_lr(optimizer, settings.lr * 0.1 ** sum(progress >= fraction for fraction in settings.decay_at))
     student.train()
+    fresh = pool[-1][0].split(settings.batch_size)
     for update in range(settings.updates):
-        if update == 0:
-            images = pool[-1][0]
+        if update < len(fresh):
+            images = fresh[update]
         else:
-            drawn = int(torch.randint(len(pool), (), generator=generator))
-            images = augment(pool[drawn][0], settings.shift, settings.flip, generator)
+            drawn = pool[int(torch.randint(len(pool), (), generator=generator))][0]
+            chosen = torch.randperm(len(drawn), generator=generator)[: settings.batch_size].to(drawn.device)
+            images = augment(drawn[chosen], settings.shift, settings.flip, generator)
         with torch.no_grad():
             teacher_logits = teacher(images.to(next(teacher.parameters()).dtype, memory_format=torch.channels_last))
         student_logits = half_precision_forward(student, images)

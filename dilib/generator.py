@@ -16,7 +16,7 @@ from dilib.evaluation import accuracy
 from dilib.inversion import compute_dtype
 from dilib.models import Preprocessing
 from dilib.statistics import frozen_copy
-from dilib.training import half_precision_forward, restore, save_checkpoint, set_lr, sgd
+from dilib.training import half_precision_forward, like, restore, save_checkpoint, set_lr, sgd
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def distill_with_generator(
     """
     device = test[0].device
     frozen = frozen_copy(teacher, compute_dtype(device))
+    torch.manual_seed(seed)
     generator = Generator(preprocessing, settings.latents, settings.width).to(device, memory_format=torch.channels_last)
     both = nn.ModuleDict({"student": student, "generator": generator})
     optimizer = sgd(student, settings.student_lr, settings.momentum, settings.weight_decay)
@@ -179,5 +180,7 @@ def _adam_state(optimizer, network: nn.Module) -> dict[str, Tensor]:
 def _load_adam(optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
     for index, parameter in enumerate(network.parameters()):
         optimizer.state[parameter] = {
-            name: tensors[f"{index}.{name}"].to(parameter.device) for name in ("step", "exp_avg", "exp_avg_sq")
+            "step": tensors[f"{index}.step"],
+            "exp_avg": like(parameter, tensors[f"{index}.exp_avg"]),
+            "exp_avg_sq": like(parameter, tensors[f"{index}.exp_avg_sq"]),
         }

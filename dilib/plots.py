@@ -66,7 +66,7 @@ def _mosaic(images: Tensor, columns: int) -> np.ndarray:
     return sheet[..., 0] if channels == 1 else sheet
 
 
-def transfer_bars(entries: pd.DataFrame, teacher_top1: Mapping[str, float]) -> Figure:
+def transfer_bars(entries: pd.DataFrame) -> Figure:
     """Student top-1 by method for each pair, the paper's number as a hollow mark and the teacher as a line."""
     columns = list(entries["column"].unique())
     figure, axes = plt.subplots(1, len(columns), figsize=(5.2 * len(columns), 4.6), sharey=True, squeeze=False)
@@ -75,8 +75,8 @@ def transfer_bars(entries: pd.DataFrame, teacher_top1: Mapping[str, float]) -> F
         names = shown["row"].map(short_name)
         axis.bar(names, shown["ours"], yerr=shown["ours_std"], color=[PALETTE[name] for name in names], capsize=4)
         axis.scatter(names, shown["paper"], marker="D", facecolor="white", edgecolor="black", zorder=3, label="paper")
-        if column in teacher_top1:
-            axis.axhline(teacher_top1[column], color=PALETTE["teacher"], linestyle="--", label="our teacher")
+        teacher = entries[(entries["column"] == column) & (entries["row"] == "teacher")]["ours"].item()
+        axis.axhline(teacher, color=PALETTE["teacher"], linestyle="--", label="our teacher")
         axis.set(title=column.replace(" to ", " → "), ylim=(0, 100), xlabel="", ylabel="student top-1, %")
         axis.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], rotation=35, ha="right")
     axes[0, -1].legend(loc="lower right")

@@ -93,6 +93,7 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace) -> bool:
             kernel_name="python3",
             progress_bar=False,
             stderr_file=sys.stderr,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # what a cell raises is shown all the same
         )
     except PapermillExecutionError as error:
         print(f"error in {notebook.name}: {error.ename}: {error.evalue}", file=sys.stderr)

@@ -45,11 +45,17 @@ SCALES = {
         name="laptop",
         dataset="fashion_mnist",
         widths={"vgg11_bn": 1 / 4, "resnet18": 1 / 8, "resnet34": 1 / 8},
-        training={"vgg11_bn": TrainingSettings(epochs=4), "resnet34": TrainingSettings(epochs=3)},
-        batch_size=128,
-        schedule=Schedule(stages=((32, 60),), lr=0.2, decay="cosine", jitter=2),
-        distillation=dict.fromkeys(("vgg11_bn", "resnet34"), DistillationSettings(rounds=16, updates=40)),
+        training={"vgg11_bn": TrainingSettings(epochs=4), "resnet34": TrainingSettings(epochs=2)},
+        batch_size=256,
+        objective=Objective(alpha_tv=1e-3, alpha_f=5.0),
+        schedule=Schedule(stages=((32, 100),), lr=0.3, decay="cosine", jitter=2),
+        # half as many batches from ResNet-34, as in the paper
+        distillation={
+            "vgg11_bn": DistillationSettings(rounds=9, updates=60, batch_size=128, shift=4),
+            "resnet34": DistillationSettings(rounds=5, updates=100, batch_size=128, shift=4),
+        },
         generator=GeneratorSettings(rounds=10, updates=50, batch_size=128, width=32),
+        adaptive_after=2,
     ),
     "gpu": Scale(
         name="gpu",

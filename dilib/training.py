@@ -128,7 +128,12 @@ def restore(path: Path | None, card: dict | None, network: nn.Module, optimizer,
     network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
     for index, parameter in enumerate(network.parameters()):
         if f"momentum.{index}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{index}"].to(parameter.device)
+            optimizer.state[parameter]["momentum_buffer"] = like(parameter, tensors[f"momentum.{index}"])
     if extra is not None:
         extra |= {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")}
     return saved["done"]
+
+
+def like(parameter: Tensor, values: Tensor) -> Tensor:
+    """`values` on the parameter's device and in its memory format, which fused optimisers take for granted."""
+    return torch.empty_like(parameter).detach().copy_(values)
