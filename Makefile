@@ -13,9 +13,9 @@ help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: SCALE=smoke|laptop|gpu|paper DATASET=name|folder:PATH ONLY=notebook SEEDS=0,1,2 PAIRS=1 RESULTS=folder"
 
-# The stamp is written last, so an interrupted installation is made again.
+# The stamp is written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 

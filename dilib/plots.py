@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -21,6 +22,9 @@ PALETTE = {
 }
 
 
+GAP = 2  # white pixels between the images of a sheet
+
+
 def set_style() -> None:
     """Seaborn's white grid with text that is readable at half size."""
     sns.set_theme(style="whitegrid", context="talk", font_scale=0.8, rc={"figure.dpi": 80, "savefig.dpi": 110})
@@ -31,38 +35,37 @@ def short_name(method: str) -> str:
     return method.split(" (")[0]
 
 
-def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str], title: str = "") -> Figure:
-    """One labelled row of images a method, one column a class; uint8 images (N, C, H, W), N a multiple of columns."""
+def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str]) -> Figure:
+    """One labelled block of images a method, one column a class; uint8 images (N, C, H, W), N a multiple of columns."""
     counts = [len(images) // len(columns) for images in rows.values()]
     figure, axes = plt.subplots(
         len(rows),
         1,
-        figsize=(1.15 * len(columns), 1.2 * sum(counts) + 0.4),
+        figsize=(0.85 * len(columns) + 1.5, 0.85 * sum(counts) + 0.25 * len(rows) + 0.5),
         height_ratios=counts,
         squeeze=False,
+        layout="constrained",
     )
     for axis, (label, images) in zip(axes[:, 0], rows.items(), strict=True):
+        side = images.shape[-1] + GAP
         axis.imshow(_mosaic(images, len(columns)), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        side = images.shape[-1]
         axis.set_xticks([side * (i + 0.5) for i in range(len(columns))], [])
         axis.set_yticks([])
-        axis.set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center")
+        axis.set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize="small")
         axis.grid(False)
         axis.tick_params(length=0)
         sns.despine(ax=axis, left=True, bottom=True)
+    names = [name.replace("/", "/\n").replace(" ", "\n") for name in columns]
     axes[0, 0].xaxis.tick_top()
-    axes[0, 0].set_xticks(axes[0, 0].get_xticks(), [name.replace("/", "/\n").replace(" ", "\n") for name in columns])
-    if title:
-        figure.suptitle(title)
-    figure.tight_layout(h_pad=0.3)
+    axes[0, 0].set_xticks(axes[0, 0].get_xticks(), names, fontsize="x-small")
     return figure
 
 
 def _mosaic(images: Tensor, columns: int) -> np.ndarray:
-    count, channels, height, width = images.shape
-    rows = count // columns
-    tiles = images[: rows * columns].view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
-    sheet = tiles.reshape(rows * height, columns * width, channels).numpy()
+    """Tiles with white gaps, (rows·(H + GAP), columns·(W + GAP)[, 3])."""
+    tiles = F.pad(images, (0, GAP, 0, GAP), value=255).unflatten(0, (-1, columns))
+    rows, columns, channels, height, width = tiles.shape
+    sheet = tiles.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels).numpy()
     return sheet[..., 0] if channels == 1 else sheet
 
 

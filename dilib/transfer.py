@@ -231,9 +231,9 @@ def _student_path(study: Study, settings: dict, seed: int) -> Path:
     return study.artifacts / "students" / f"{digest(settings)}-seed{seed}.safetensors"
 
 
-def _by_class(images: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Up to three rows of TILES images, one column a class; a class without an image is black, in pixel space."""
-    rows, sheet = 3, images.new_full((3, max(TILES, 1), *images.shape[1:]), -10.0)
+def _by_class(images: Tensor, labels: Tensor, classes: int, rows: int = 2) -> Tensor:
+    """`rows` rows of TILES images, one column a class; black where a class has no further image."""
+    sheet = images.new_full((rows, TILES, *images.shape[1:]), -10.0)
     for label in range(min(classes, TILES)):
         found = images[labels == label][:rows]
         sheet[: len(found), label] = found

@@ -8,6 +8,8 @@ import nbformat
 import pandas as pd
 import pytest
 
+from dilib.reproduce import main
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -88,11 +90,12 @@ def test_a_second_run_reads_its_cells_and_agrees(run):
         (["--pairs", "4"], "pairs 4 is out of range; choose 1, 2 or 3"),
     ],
 )
-def test_bad_arguments_are_refused_in_one_line(tmp_path, arguments, message):
-    done = reproduce(*arguments, "--results", tmp_path / "results", "--artifacts", tmp_path / "artifacts")
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert message in done.stderr
+def test_bad_arguments_are_refused_in_one_line(tmp_path, capsys, arguments, message):
+    places = ["--results", str(tmp_path / "results"), "--artifacts", str(tmp_path / "artifacts")]
+    assert main([*arguments, *places]) == 2
+    printed = capsys.readouterr().err
+    assert len(printed.strip().splitlines()) == 1
+    assert message in printed
     assert not (tmp_path / "results").exists()
 
 
