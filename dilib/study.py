@@ -123,18 +123,14 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-        "--exclude=*",
-    ]
-    found = subprocess.run(command, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+    """The checked-out commit, marked when the code (results change as they are made) differs from it."""
+    package = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", package, *arguments], capture_output=True, text=True).stdout.strip()
+
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return (commit + ("-dirty" if git("status", "--porcelain", "--", package) else "")) or "unknown"
 
 
 def _read_cell(path: Path, settings: dict) -> dict | None:
