@@ -1,5 +1,6 @@
 """Teaching a student from scratch on images that only the teacher has dreamt. Sec. 4.1 and A.1."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from dilib.inversion import compute_dtype
 from dilib.statistics import frozen_copy
 from dilib.training import augment, half_precision_forward, restore, save_checkpoint, set_lr, sgd
 
-RECORDED = ("teacher_on_fresh", "student_on_fresh", "student_on_test")
+RECORDED = ("teacher_on_fresh", "student_on_fresh", "student_on_test", "seconds")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def distill(
     card: dict | None = None,
     on_round: Callable[[int], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Teach `student` in place; accuracies per round, in percent, under the names in RECORDED (Fig. 4).
+    """Teach `student` in place; per round, accuracies in percent and seconds, under the names in RECORDED (Fig. 4).
 
     `fresh_batch(round, student)` gives the round's new images (N, C, H, W) and labels (N,): it may load or make them.
     They are used for an update at once and join the pool, from which the round's other batches are drawn at random.
@@ -63,6 +64,7 @@ def distill(
     pool = [fresh_batch(index, student) for index in range(first)]
 
     for index in range(first, settings.rounds):
+        started = time.perf_counter()
         images, labels = fresh_batch(index, student)
         pool.append((images, labels))
         history["teacher_on_fresh"].append(accuracy(teacher, images, labels))
@@ -71,6 +73,7 @@ def distill(
         if not torch.isfinite(loss):
             raise FloatingPointError(f"distillation loss {loss.item()} in round {index + 1}; lower lr ({settings.lr})")
         history["student_on_test"].append(accuracy(student, *test))
+        history["seconds"].append(time.perf_counter() - started)
         if checkpoint:
             extra = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}
             save_checkpoint(checkpoint, card, index + 1, student, optimizer, extra)

@@ -3,6 +3,7 @@
 Chen et al., "Data-Free Learning of Student Networks", ICCV 2019.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,8 @@ def distill_with_generator(
     checkpoint: Path | None = None,
     card: dict | None = None,
     on_round: Callable[[int], None] | None = None,
-) -> tuple[Generator, list[float]]:
-    """Train a generator and, in place, the student; the generator, and test top-1 per round in percent.
+) -> tuple[Generator, dict[str, list[float]]]:
+    """Train a generator and, in place, the student; the generator, and per round test top-1 in percent and seconds.
 
     Goes on from `checkpoint` if there is one with the same `card`.
     """
@@ -106,7 +107,7 @@ def distill_with_generator(
     generator_optimizer = torch.optim.Adam(generator.parameters(), lr=settings.lr, fused=True)
     extra: dict[str, Tensor] = {}
     first = restore(checkpoint, card, both, optimizer, extra)
-    test_accuracy = extra["test_accuracy"].tolist() if first else []
+    history = {name: extra[name].tolist() if first else [] for name in ("student_on_test", "seconds")}
     if first:
         _load_adam(generator_optimizer, generator, extra)
 
@@ -115,6 +116,7 @@ def distill_with_generator(
             optimizer,
             settings.student_lr * 0.1 ** sum(index / settings.rounds >= f for f in settings.decay_at),
         )
+        started = time.perf_counter()
         random = torch.Generator().manual_seed(seed * 100_003 + index)
         both.train()
         for _ in range(settings.updates):
@@ -122,9 +124,10 @@ def distill_with_generator(
             loss = _joint_step(frozen, student, generator, latents, optimizer, generator_optimizer, settings)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"DAFL loss {loss.item()} in round {index + 1}; lower student_lr or lr")
-        test_accuracy.append(accuracy(student, *test))
+        history["student_on_test"].append(accuracy(student, *test))
+        history["seconds"].append(time.perf_counter() - started)
         if checkpoint:
-            extra = {"test_accuracy": torch.tensor(test_accuracy, dtype=torch.float64)}
+            extra = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}
             save_checkpoint(
                 checkpoint,
                 card,
@@ -136,7 +139,7 @@ def distill_with_generator(
         if on_round:
             on_round(index + 1)
     both.eval()
-    return generator, test_accuracy
+    return generator, history
 
 
 def _joint_step(teacher, student, generator, latents, optimizer, generator_optimizer, settings) -> Tensor:

@@ -73,7 +73,8 @@ class Schedule:
 class Inversion:
     """Synthesised images (N, C, H, W) in the teacher's normalised space, their labels (N,), and the loss terms.
 
-    `history` (updates, 4) holds the unweighted terms, in the order of TERMS; a term that is switched off is 0.
+    `history` (updates, 4) holds the terms in the order of TERMS, R_prior with its weights α and the others without; a
+    term that is switched off is 0.
     """
 
     images: Tensor
@@ -91,7 +92,6 @@ def invert(
     statistics: FeatureStatistics | None = None,
     student: nn.Module | None = None,
     seed: int = 0,
-    on_update: Callable[[int], None] | None = None,
 ) -> Inversion:
     """Optimise a batch of images from N(0, 1) noise towards `labels` (N,). Eqs. 2 to 9, Sec. 4.1.
 
@@ -101,78 +101,82 @@ def invert(
     """
     _check(teacher, preprocessing, labels, objective, student)
     device = next(teacher.parameters()).device
-    dtype = compute_dtype(device)
+    labels = labels.to(device)
+    terms_of = _terms(teacher, labels, objective, statistics, student)
+    weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=device)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(len(labels), preprocessing.channels, *[schedule.stages[0][0]] * 2, generator=generator)
+    history = []
+    for size, updates in schedule.stages:
+        images = images.to(device) if images.shape[-1] == size else F.interpolate(images.detach(), size)
+        images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+        optimizer, decay = _adam(images, schedule, updates)
+        for view in _views(images, schedule, size, updates, generator):
+            terms = terms_of(view)
+            optimizer.zero_grad()
+            (terms * weights).sum().backward()
+            optimizer.step()
+            decay.step()
+            if schedule.clip:
+                with torch.no_grad():
+                    images.copy_(preprocessing.clip(images))
+            history.append(terms.detach())
+            # Looking at the numbers makes an accelerator wait, so they are looked at now and then.
+            if len(history) % 50 == 0:
+                _require_finite(history)
+    _require_finite(history)
+    return Inversion(images.detach(), labels, torch.stack(history).cpu())
+
+
+def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor], Tensor]:
+    """The function from images (N, C, H, W) to the four terms of the loss, in the order of TERMS."""
+    dtype = compute_dtype(labels.device)
     if objective.alpha_f > 0:
         network, layers = observe(teacher, dtype)
         statistics = statistics or FeatureStatistics.from_batchnorm(teacher)
     else:
-        network, layers = frozen_copy(teacher, dtype), []
+        network, layers = frozen_copy(teacher, dtype), None
     rival = frozen_copy(student, dtype) if objective.alpha_c > 0 else None
 
-    def terms_of(images: Tensor) -> list[Tensor]:
+    def terms(images: Tensor) -> Tensor:
         inputs = images.to(dtype, memory_format=torch.channels_last)
-        logits, zero = network(inputs).float(), images.new_zeros(())
-        return [
-            F.cross_entropy(logits, labels),
-            losses.image_prior(images, objective.alpha_tv, objective.alpha_l2)
-            if objective.alpha_tv or objective.alpha_l2
-            else zero,
-            statistics.distance(recorded(layers)) if layers else zero,
-            losses.competition(logits, rival(inputs).float(), objective.temperature) if rival else zero,
-        ]
+        logits = network(inputs).float()
+        prior = feature = compete = logits.new_zeros(())
+        if objective.alpha_tv or objective.alpha_l2:
+            prior = losses.image_prior(images, objective.alpha_tv, objective.alpha_l2)
+        if layers:
+            feature = statistics.distance(recorded(layers))
+        if rival:
+            compete = losses.competition(logits, rival(inputs).float(), objective.temperature)
+        return torch.stack([F.cross_entropy(logits, labels), prior, feature, compete])
 
-    labels = labels.to(device)
-    generator = torch.Generator().manual_seed(seed)
-    history, images, done = [], None, 0
-    for size, updates in schedule.stages:
-        shape = (len(labels), preprocessing.channels, size, size)
-        images = torch.randn(shape, generator=generator).to(device) if images is None else F.interpolate(images, size)
-        images, stage_history = _optimise(
-            images, terms_of, objective, schedule, size, updates, preprocessing, generator, done, on_update
-        )
-        history.append(stage_history)
-        done += updates
-    return Inversion(images, labels, torch.cat(history).cpu())
+    return terms
 
 
-def _optimise(images, terms_of, objective, schedule, size, updates, preprocessing, generator, done, on_update):
-    """One stage: `updates` steps of Adam on the pixels at one resolution."""
-    weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=images.device)
-    images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
+def _adam(images: Tensor, schedule: Schedule, updates: int):
     optimizer = torch.optim.Adam([images], lr=schedule.lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
-    horizon = updates if schedule.decay == "cosine" else 10**12
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, horizon)
+    if schedule.decay == "cosine":
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
+    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def _views(images: Tensor, schedule: Schedule, size: int, updates: int, generator: torch.Generator):
+    """The images as each of `updates` forward passes sees them: rolled by up to the jitter, flipped half the time."""
     jitter = round(schedule.jitter * size / schedule.stages[-1][0])
     shifts = torch.randint(-jitter, jitter + 1, (updates, 2), generator=generator).tolist()
     flips = (torch.rand(updates, generator=generator) < 0.5).tolist()
-    history = torch.zeros(updates, len(TERMS), device=images.device)
-
-    for update in range(updates):
-        view = images.roll(shifts[update], dims=(2, 3))
-        view = view.flip(3) if schedule.flip and flips[update] else view
-        terms = torch.stack(terms_of(view))
-        optimizer.zero_grad()
-        (terms * weights).sum().backward()
-        optimizer.step()
-        decay.step()
-        if schedule.clip:
-            with torch.no_grad():
-                images.copy_(preprocessing.clip(images))
-        history[update] = terms.detach()
-        # Looking at the numbers makes an accelerator wait, so they are looked at now and then.
-        if (update + 1) % 50 == 0 or update + 1 == updates:
-            _require_finite(history[: update + 1], done)
-            if on_update:
-                on_update(done + update + 1)
-    return images.detach(), history
+    for shift, flip in zip(shifts, flips, strict=True):
+        view = images.roll(shift, dims=(2, 3))
+        yield view.flip(3) if schedule.flip and flip else view
 
 
-def _require_finite(history: Tensor, done: int) -> None:
-    bad = ~torch.isfinite(history).all(dim=1)
-    if bad.any():
-        step = int(bad.nonzero()[0])
-        values = ", ".join(f"{name} {value:.4g}" for name, value in zip(TERMS, history[step].tolist(), strict=True))
-        raise FloatingPointError(f"loss not finite at update {done + step + 1}: {values}; lower the learning rate or α")
+def _require_finite(history: list[Tensor]) -> None:
+    terms = torch.stack(history)
+    bad = (~torch.isfinite(terms).all(dim=1)).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        values = ", ".join(f"{name} {value:.4g}" for name, value in zip(TERMS, terms[step].tolist(), strict=True))
+        raise FloatingPointError(f"loss not finite at update {step + 1}: {values}; lower the learning rate or α")
 
 
 def _check(

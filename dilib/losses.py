@@ -1,5 +1,6 @@
 """Every loss of the paper, one pure function each. Norms are ℓ2 and not squared, as the paper writes them."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -61,7 +62,7 @@ def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, temperature: 
     """JS(p_T, p_S) = ½(KL(p_T, M) + KL(p_S, M)), M = ½(p_T + p_S), mean over the batch; in [0, ln 2]. Eq. 8."""
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     student = F.log_softmax(student_logits / temperature, dim=1)
-    mixture = torch.logaddexp(teacher, student) - torch.log(torch.tensor(2.0, dtype=teacher.dtype))
+    mixture = torch.logaddexp(teacher, student) - math.log(2)
     return 0.5 * (
         F.kl_div(mixture, teacher, log_target=True, reduction="batchmean")
         + F.kl_div(mixture, student, log_target=True, reduction="batchmean")

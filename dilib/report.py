@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
 
 from dilib.artifacts import write_atomically
 from dilib.paper import CLAIMS
@@ -63,8 +62,7 @@ def write_claim(study: Study, claim: int, outcome: str, evidence: str) -> None:
     if outcome not in VERDICTS:
         raise ValueError(f"verdict {outcome!r} is unknown; choose from {', '.join(VERDICTS)}")
     path = study.results / "claims.csv"
-    study.artifacts.mkdir(parents=True, exist_ok=True)
-    with FileLock(study.artifacts / "claims.lock"):
+    with study.lock("claims"):
         claims = read_claims(study)
         claims.loc[claim, ["verdict", "evidence"]] = [outcome, evidence]
         _write(path, claims.reset_index().to_csv(index=False))

@@ -1,5 +1,6 @@
 """One study: a scale on a data set, its cached cells with their provenance, and where its files live."""
 
+import io
 import json
 import platform
 import subprocess
@@ -10,11 +11,12 @@ from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 from filelock import FileLock
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, read_image, write_png
 
 from dilib import data
 from dilib.artifacts import write_atomically
@@ -31,10 +33,11 @@ class Study:
         self.scale: Scale = SCALES[scale]
         self.dataset = dataset or self.scale.dataset
         data.check_name(self.dataset)
-        place = Path(scale) / data.slug(self.dataset)
-        self.results, self.artifacts = Path(results) / place, Path(artifacts) / place
+        self.place = Path(scale) / data.slug(self.dataset)
+        self.results, self.artifacts = Path(results) / self.place, Path(artifacts) / self.place
         self.data_folder = Path(artifacts) / "data"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.provenance = provenance(self.device)
         # Denormal numbers, common in vanishing gradients, slow a CPU down many times.
         torch.set_flush_denormal(True)
         (self.results / "cells").mkdir(parents=True, exist_ok=True)
@@ -53,18 +56,18 @@ class Study:
         """The cell `name` for `seed`: read from results while its settings are unchanged, else made by `work()`.
 
         `work` returns the cell's metrics; an entry "samples", uint8 images (N, C, H, W), goes to a PNG beside the
-        JSON. Another process that wants the same cell waits for it.
+        JSON, and an entry "seconds" counts work done before an interruption, too. Another process that wants the same
+        cell waits for it.
         """
         path = self._cell_path(name, seed)
-        settings = plain({"dataset": self.dataset, **settings})
-        lock = self.artifacts / "locks" / f"{path.stem}.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        settings = plain({"dataset": self.place.name, **settings})
+        with self.lock(path.stem):
             found = _read_cell(path, settings)
             if found is not None:
                 return found
-            started = time.time()
+            started = time.perf_counter()
             metrics = work()
+            seconds = metrics.pop("seconds", time.perf_counter() - started)
             samples = metrics.pop("samples", None)
             if samples is not None:
                 _write_tiles(path.with_suffix(".png"), samples)
@@ -73,21 +76,28 @@ class Study:
                 "seed": seed,
                 "metrics": plain(metrics),
                 "settings": settings,
-                "seconds": round(time.time() - started, 1),
-                **provenance(self.device),
+                "seconds": round(seconds, 1),
+                **self.provenance,
+                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             }
             write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
             return _read_cell(path, settings)
 
     def cells(self, name: str, settings: dict) -> list[dict]:
         """The finished cells `name` of every seed whose settings are these."""
-        settings = plain({"dataset": self.dataset, **settings})
+        settings = plain({"dataset": self.place.name, **settings})
         paths = sorted((self.results / "cells").glob(f"{name}--seed*.json"))
         return [cell for path in paths if (cell := _read_cell(path, settings)) is not None]
 
     def samples(self, cell: dict) -> Tensor:
         """The sample images, uint8 (N, C, H, W), that were saved with a cell."""
         return _read_tiles(self._cell_path(cell["name"], cell["seed"]).with_suffix(".png"))
+
+    def lock(self, name: str) -> FileLock:
+        """Held by one process at a time, and let go when that process dies."""
+        folder = self.artifacts / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{name}.lock")
 
     def _cell_path(self, name: str, seed: int) -> Path:
         return self.results / "cells" / f"{name}--seed{seed}.json"
@@ -99,7 +109,7 @@ def plain(value):
 
 
 def provenance(device: torch.device) -> dict:
-    """Device, library versions, commit and time of a result."""
+    """Device, library versions and commit that a result comes from."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": f"{processor}, {torch.get_num_threads()} threads" if device.type == "cpu" else processor,
@@ -109,7 +119,6 @@ def provenance(device: torch.device) -> dict:
             "torchvision": torchvision.__version__,
         },
         "commit": _commit(),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
@@ -142,17 +151,18 @@ def _read_cell(path: Path, settings: dict) -> dict | None:
 
 
 def _write_tiles(path: Path, images: Tensor) -> None:
+    """Save uint8 images (N, C, H, W), N a multiple of TILES, as one PNG with TILES of them a row."""
     count, channels, height, width = images.shape
-    rows = count // TILES
-    tiles = images[: rows * TILES].view(rows, TILES, channels, height, width)
-    sheet = tiles.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, TILES * width)
-    temporary = path.with_suffix(".tmp")
-    write_png(sheet.cpu().contiguous(), str(temporary))
-    temporary.replace(path)
+    tiles = images.cpu().view(count // TILES, TILES, channels, height, width).permute(0, 3, 1, 4, 2)
+    sheet = tiles.reshape(-1, TILES * width, channels).numpy()
+    encoded = io.BytesIO()
+    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(encoded, "png", optimize=True)
+    write_atomically(path, encoded.getvalue())
 
 
 def _read_tiles(path: Path) -> Tensor:
-    sheet = read_image(str(path), ImageReadMode.UNCHANGED)
-    channels, _, width = sheet.shape
-    side = width // TILES
-    return sheet.view(channels, -1, side, TILES, side).permute(1, 3, 0, 2, 4).reshape(-1, channels, side, side)
+    with Image.open(path) as image:
+        sheet = torch.from_numpy(np.array(image))
+    side = sheet.shape[1] // TILES
+    tiles = sheet.view(-1, side, TILES, side, 1 if sheet.ndim == 2 else 3)
+    return tiles.permute(0, 2, 4, 1, 3).flatten(0, 1)

@@ -1,6 +1,5 @@
 """Sec. 4.1 as cells: teachers, and students taught by each method (Tables 1 and 8, Figs. 3 and 4)."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,14 +44,13 @@ def load_teacher(study: Study, name: str) -> nn.Module:
     network, path, card = (
         _create(study, name, seed=0),
         _teacher_path(study, name),
-        _teacher_settings(study, name),
+        plain(_teacher_settings(study, name)),
     )
-    found = load_tensors(path, plain(card))
-    if found is None:
-        _train_teacher(study, name, network)
-        save_tensors(path, network.state_dict(), plain(card))
-        found = load_tensors(path, plain(card))
-    network.load_state_dict(found[0])
+    with study.lock(f"teacher-{name}"):
+        if load_tensors(path, card) is None:
+            _train_teacher(study, name, network)
+            save_tensors(path, network.state_dict(), card)
+    network.load_state_dict(load_tensors(path, card)[0])
     return network.to(study.device).eval()
 
 
@@ -62,7 +60,7 @@ def _teacher_path(study: Study, name: str) -> Path:
 
 def _teacher_settings(study: Study, name: str) -> dict:
     return {
-        "dataset": study.dataset,
+        "dataset": study.place.name,
         "network": name,
         "width": study.scale.widths[name],
         "training": asdict(study.scale.training[name]),
@@ -176,7 +174,6 @@ def _taught_by_inversion(study, teacher, student, method, statistics, seed, sett
     student_network = _create(study, student, seed=seed + 1)
     rounds = study.scale.distillation[teacher].rounds
     with bar(rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
-        started = time.time()
         history = distill(
             source.teacher,
             student_network,
@@ -194,7 +191,7 @@ def _taught_by_inversion(study, teacher, student, method, statistics, seed, sett
         "teacher_top1": accuracy(source.teacher, *study.test),
         "images": rounds * study.scale.batch_size,
         "updates_per_batch": study.scale.schedule.updates,
-        "wall_seconds": round(time.time() - started, 1),
+        "seconds": sum(history.pop("seconds")),
         "history": history,
         "samples": study.data.preprocessing.to_pixels(_by_class(images, labels, len(study.data.classes))),
     }
@@ -204,7 +201,7 @@ def _taught_by_generator(study, teacher, student, method, statistics, seed, sett
     generator_settings, network = study.scale.generator, load_teacher(study, teacher)
     student_network = _create(study, student, seed=seed + 1)
     with bar(generator_settings.rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
-        generator, test_accuracy = distill_with_generator(
+        generator, history = distill_with_generator(
             network,
             student_network,
             study.data.preprocessing,
@@ -220,9 +217,10 @@ def _taught_by_generator(study, teacher, student, method, statistics, seed, sett
         images = generator(torch.randn(500, generator_settings.latents, generator=random).to(study.device))
         labels = network(images).argmax(1)
     return {
-        "top1": test_accuracy[-1],
+        "top1": history["student_on_test"][-1],
         "teacher_top1": accuracy(network, *study.test),
-        "history": {"student_on_test": test_accuracy},
+        "seconds": sum(history.pop("seconds")),
+        "history": history,
         "samples": study.data.preprocessing.to_pixels(_by_class(images, labels, len(study.data.classes))),
     }
 
@@ -241,45 +239,42 @@ def _by_class(images: Tensor, labels: Tensor, classes: int, rows: int = 2) -> Te
 
 
 class _ImageSource:
-    """Batches for one student, from the pool on disk or made now and added to it.
+    """Batches for one student, from a pool on disk or made now and added to it.
 
-    Images that do not depend on the student belong to the teacher's pool, which all its students share; an adaptive
+    Images that do not depend on the student are in the teacher's pool, which all its students share; an adaptive
     student has a pool of its own, after its first, plain batches.
     """
 
     def __init__(self, study: Study, teacher: str, student: str, method: str, statistics: int | str, seed: int):
-        self.study, self.seed, self.adaptive = study, seed, method == "adaptive"
+        self.study, self.seed = study, seed
         self.teacher = load_teacher(study, teacher)
-        self.objective = objective_of(study, method)
-        self.plain_pool = self._pool(
-            _pool_settings(study, teacher, "deepinversion" if self.adaptive else method, statistics)
-        )
+        shared = "deepinversion" if method == "adaptive" else method
+        self.shared = objective_of(study, shared), self._pool(_pool_settings(study, teacher, shared, statistics))
         settings = transfer_settings(study, teacher, student, method, statistics)
-        self.own_pool = self._pool(settings) if self.adaptive else self.plain_pool
+        self.own = (objective_of(study, method), self._pool(settings)) if method == "adaptive" else None
         self.statistics = None
-        if statistics != BATCHNORM and self.objective.alpha_f > 0:
+        if statistics != BATCHNORM:
             images, _ = _train_sample(study, statistics, seed)
             self.statistics = FeatureStatistics.from_images(self.teacher, images)
 
     def __call__(self, index: int, student: nn.Module) -> tuple[Tensor, Tensor]:
-        adaptive = self.adaptive and index >= self.study.scale.adaptive_after
-        pool = self.own_pool if adaptive else self.plain_pool
+        """Images (N, C, H, W) and labels (N,) of batch `index`."""
+        objective, pool = self.own if self.own and index >= self.study.scale.adaptive_after else self.shared
         found = pool.load(index, self.study.device)
         if found is not None:
             return found
         seed = self.seed * BATCH_SEEDS + index
-        labels = balanced_labels(self.study.scale.batch_size, len(self.study.data.classes), seed)
-        result = invert(
+        made = invert(
             self.teacher,
             self.study.data.preprocessing,
-            labels,
-            self.objective if adaptive else self.objective.deepinversion() if self.adaptive else self.objective,
+            balanced_labels(self.study.scale.batch_size, len(self.study.data.classes), seed),
+            objective,
             self.study.scale.schedule,
             statistics=self.statistics,
-            student=student if adaptive else None,
+            student=student,
             seed=seed,
         )
-        pool.save(index, result.images, result.labels, result.history)
+        pool.save(index, made.images, made.labels, made.history)
         return pool.load(index, self.study.device)
 
     def _pool(self, settings: dict) -> ImagePool:

@@ -28,6 +28,8 @@ def test_a_cell_is_computed_once_for_its_settings(study):
     assert first["metrics"]["top1"] == 51
     assert torch.equal(study.samples(first)[:, 0, 0, 0], torch.arange(20).byte())
     assert study.cell("a", {"lr": 0.2, "stages": ((32, 5),)}, work, seed=2)["metrics"]["top1"] == 52
+    colour = torch.randint(256, (10, 3, 4, 4), dtype=torch.uint8)
+    assert torch.equal(study.samples(study.cell("rgb", {}, lambda: {"samples": colour})), colour)
     assert {"seed", "settings", "seconds", "device", "versions", "commit"} <= first.keys()
 
 
