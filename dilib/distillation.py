@@ -100,8 +100,13 @@ def _teach_round(teacher, student, optimizer, pool, settings, index, seed) -> Te
         with torch.no_grad():
             teacher_logits = teacher(images.to(next(teacher.parameters()).dtype, memory_format=torch.channels_last))
         student_logits = half_precision_forward(student, images)
-        loss = losses.distillation(teacher_logits.float(), student_logits, settings.temperature)
+        loss = scaled_distillation(teacher_logits.float(), student_logits, settings.temperature)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return loss.detach()
+
+
+def scaled_distillation(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
+    """Eq. 1 times τ²: gradients shrink with 1/τ², so one learning rate serves any temperature (Hinton et al., 2015)."""
+    return temperature**2 * losses.distillation(teacher_logits, student_logits, temperature)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dilib import losses
+from dilib.distillation import scaled_distillation
 from dilib.evaluation import accuracy
 from dilib.inversion import compute_dtype
 from dilib.models import Preprocessing
@@ -151,7 +151,7 @@ def _joint_step(teacher, student, generator, latents, optimizer, generator_optim
         + settings.entropy * information_entropy_loss(logits)
     )
     student_logits = half_precision_forward(student, images.detach())
-    loss = losses.distillation(logits.detach(), student_logits, settings.temperature)
+    loss = scaled_distillation(logits.detach(), student_logits, settings.temperature)
     generator_optimizer.zero_grad()
     optimizer.zero_grad()
     (generator_loss + loss).backward()

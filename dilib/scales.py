@@ -51,10 +51,10 @@ SCALES = {
         schedule=Schedule(stages=((32, 100),), lr=0.3, decay="cosine", jitter=2),
         # half as many batches from ResNet-34, as in the paper
         distillation={
-            "vgg11_bn": DistillationSettings(rounds=9, updates=60, batch_size=128, shift=4),
-            "resnet34": DistillationSettings(rounds=5, updates=100, batch_size=128, shift=4),
+            "vgg11_bn": DistillationSettings(rounds=9, updates=110, batch_size=128, decay_at=(0.7, 0.9), shift=4),
+            "resnet34": DistillationSettings(rounds=5, updates=160, batch_size=128, decay_at=(0.7, 0.9), shift=4),
         },
-        generator=GeneratorSettings(rounds=10, updates=50, batch_size=128, width=32),
+        generator=GeneratorSettings(rounds=12, updates=50, batch_size=128, width=32, decay_at=(0.7, 0.9)),
         adaptive_after=2,
     ),
     "gpu": Scale(
