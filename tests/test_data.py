@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dilib import data
+from dilib import data, reproduce
 
 
 def write_images(root, classes=("cat", "dog"), mode="RGB", size=(40, 48)):
@@ -97,3 +97,29 @@ def test_a_download_lands_whole_or_not_at_all(tmp_path):
 
     assert (data._fetched(tmp_path / "cifar10", works) / "whole").read_text() == "whole"
     assert data._fetched(tmp_path / "cifar10", breaks_off) == tmp_path / "cifar10", "it is there already"
+
+
+def test_fashion_mnist_that_cannot_be_had_says_what_was_tried(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(data.datasets, "FashionMNIST", unreachable)
+    monkeypatch.setattr(data, "_debian_package", unreachable)
+    with pytest.raises(
+        data.Unreachable, match=r"tried torchvision's mirror .*no route.* and Debian's package"
+    ) as error:
+        data.load("fashion_mnist", tmp_path)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_laptop_default_falls_back_to_digits_and_says_so(tmp_path, monkeypatch, capsys):
+    def unreachable(_):
+        raise data.Unreachable("Fashion-MNIST could not be had")
+
+    monkeypatch.setattr(data, "_fetch_fashion_mnist", unreachable)
+    places = ["--results", str(tmp_path / "results"), "--artifacts", str(tmp_path / "artifacts")]
+    study = reproduce._open_study(reproduce._parse(places))
+    assert study.dataset == "digits"
+    assert "could not be had\nGoing on with digits instead." in capsys.readouterr().err
+    assert reproduce.main(["--dataset", "fashion_mnist", *places]) == 2, "asked for by name, it is not replaced"
