@@ -47,7 +47,7 @@ SCALES = {
         widths={"vgg11_bn": 1 / 4, "resnet18": 1 / 8, "resnet34": 1 / 8},
         training={"vgg11_bn": TrainingSettings(epochs=4), "resnet34": TrainingSettings(epochs=4)},
         batch_size=256,
-        objective=Objective(alpha_tv=1e-3, alpha_f=5.0),
+        objective=Objective(alpha_tv=1e-3, alpha_f=5.0, alpha_c=50.0),
         schedule=Schedule(stages=((32, 100),), lr=0.3, decay="cosine", jitter=2),
         # half as many batches from ResNet-34, as in the paper
         distillation={
