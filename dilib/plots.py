@@ -72,18 +72,21 @@ def _mosaic(images: Tensor, columns: int) -> np.ndarray:
 def transfer_bars(entries: pd.DataFrame) -> Figure:
     """Student top-1 by method for each pair, the paper's number as a hollow mark and the teacher as a line."""
     columns = list(entries["column"].unique())
-    figure, axes = plt.subplots(1, len(columns), figsize=(5.2 * len(columns), 4.6), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(columns), figsize=(5.2 * len(columns), 5), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, column in zip(axes[0], columns, strict=True):
-        shown = entries[(entries["column"] == column) & (entries["row"] != "teacher")]
-        names = shown["row"].map(short_name)
-        axis.bar(names, shown["ours"], yerr=shown["ours_std"], color=[PALETTE[name] for name in names], capsize=4)
-        axis.scatter(names, shown["paper"], marker="D", facecolor="white", edgecolor="black", zorder=3, label="paper")
-        teacher = entries[(entries["column"] == column) & (entries["row"] == "teacher")]["ours"].item()
+        shown = entries[entries["column"] == column].set_index("row")
+        teacher, shown = shown.loc["teacher", "ours"], shown.drop(index="teacher")
+        names, places = shown.index.map(short_name), np.arange(len(shown))
+        axis.bar(places, shown["ours"], yerr=shown["ours_std"], color=[PALETTE[name] for name in names], capsize=4)
+        axis.scatter(places, shown["paper"], marker="D", facecolor="white", edgecolor="black", zorder=3, label="paper")
         axis.axhline(teacher, color=PALETTE["teacher"], linestyle="--", label="our teacher")
-        axis.set(title=column.replace(" to ", " → "), ylim=(0, 100), xlabel="", ylabel="student top-1, %")
-        axis.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], rotation=35, ha="right")
-    axes[0, -1].legend(loc="lower right")
-    figure.tight_layout()
+        axis.set(title=column.replace(" to ", " → "), xlim=(-0.6, len(shown) - 0.4), ylim=(0, 100))
+        axis.set_xticks(places, [name.replace(" ", "\n") for name in names], rotation=35, ha="right")
+        axis.grid(False, axis="x")
+    axes[0, 0].set_ylabel("student top-1, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 

@@ -13,8 +13,10 @@ from dilib.models import Preprocessing
 
 CLASSES = 3
 PREPROCESSING = Preprocessing(mean=(0.0, 0.0), std=(1.0, 1.0), size=1)
-SETTINGS = {"batch_size": 90, "known": 12, "updates": 300}
-OBJECTIVE = Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=10.0, temperature=1.0)
+OBJECTIVE = Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.1, alpha_c=1.0, temperature=1.0)
+SCHEDULE = Schedule(stages=((1, 100),), lr=0.05, decay="cosine", jitter=0, flip=False)
+BATCH_SIZE, KNOWN = 90, 12  # points a batch; points that the student learns from
+SETTINGS = {"objective": OBJECTIVE, "schedule": SCHEDULE, "batch_size": BATCH_SIZE, "known": KNOWN}
 
 
 @dataclass(frozen=True)
@@ -72,26 +74,24 @@ def logits_at(model: nn.Module, points: Tensor) -> Tensor:
 
 def compete(seed: int) -> ToyRun:
     """Teach a student on one batch of DeepInversion points, then make the next batch without and with competition."""
-    batch_size, step = SETTINGS["batch_size"], SETTINGS["batch_size"] // SETTINGS["known"]
     real = arms(3000, seed)
     teacher = fit(network(seed), *real, steps=800, seed=seed)
-    schedule = Schedule(stages=((1, SETTINGS["updates"]),), lr=0.05, decay="cosine", jitter=0, flip=False)
 
     def synthesise(objective: Objective, batch: int, student: nn.Module | None = None) -> tuple[Tensor, Tensor]:
-        labels = balanced_labels(batch_size, CLASSES, seed + batch)
-        made = invert(teacher, PREPROCESSING, labels, objective, schedule, student=student, seed=seed * 1000 + batch)
+        labels = balanced_labels(BATCH_SIZE, CLASSES, seed + batch)
+        made = invert(teacher, PREPROCESSING, labels, objective, SCHEDULE, student=student, seed=seed * 1000 + batch)
         return made.images.flatten(1), made.labels
 
     first = synthesise(OBJECTIVE.deepinversion(), 0)
     # Few points and few steps: an intermediate student, which knows a part of the distribution.
-    known = first[0][::step]
+    known = first[0][:: BATCH_SIZE // KNOWN]
     student = fit(network(seed + 1), known, logits_at(teacher, known), steps=60, seed=seed)
     plain = synthesise(OBJECTIVE.deepinversion(), 1)
     return ToyRun(
         teacher,
         student,
         real,
-        (known, first[1][::step]),
+        (known, first[1][:: BATCH_SIZE // KNOWN]),
         plain,
         synthesise(OBJECTIVE, 1, student),
     )
