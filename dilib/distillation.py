@@ -12,7 +12,7 @@ from dilib import losses
 from dilib.evaluation import accuracy
 from dilib.inversion import compute_dtype
 from dilib.statistics import frozen_copy
-from dilib.training import augment, half_precision_forward, restore, save_checkpoint, set_lr, sgd
+from dilib.training import augment, half_precision_forward, restore, save_checkpoint, set_lr, sgd, triangle
 
 RECORDED = ("teacher_on_fresh", "student_on_fresh", "student_on_test", "seconds")
 
@@ -21,20 +21,33 @@ RECORDED = ("teacher_on_fresh", "student_on_fresh", "student_on_test", "seconds"
 class DistillationSettings:
     """How a student is taught: `rounds` times one new batch of images and `updates` steps of `batch_size` images.
 
-    The learning rate is multiplied by 0.1 at the fractions `decay_at` of the run, as the paper's is after 100 and
-    200 of its 250 epochs. `shift` and `flip` augment the pool's images; fresh ones are used as they are.
+    `decay` is "step" (times 0.1 at the fractions `decay_at` of the run, as the paper's after 100 and 200 of its 250
+    epochs) or "linear" (a rise over the first tenth, then down to zero). `shift` and `flip` augment the pool's images;
+    fresh ones are used as they are.
     """
 
     rounds: int = 975
     updates: int = 50
     batch_size: int = 256
     lr: float = 0.1
+    decay: str = "step"
     decay_at: tuple[float, ...] = (0.4, 0.8)
     momentum: float = 0.9
     weight_decay: float = 5e-4
     temperature: float = 3.0
     shift: int = 2
     flip: bool = True
+
+    def __post_init__(self):
+        if self.decay not in ("step", "linear"):
+            raise ValueError(f"decay {self.decay!r} is unknown; choose step or linear")
+
+    def lr_at(self, update: int) -> float:
+        """The learning rate of an update, counted from 0 over the whole run."""
+        progress = update / (self.rounds * self.updates)
+        if self.decay == "linear":
+            return self.lr * triangle(progress, warm_up=0.1)
+        return self.lr * 0.1 ** sum(progress >= fraction for fraction in self.decay_at)
 
 
 def distill(
@@ -86,11 +99,10 @@ def distill(
 def _teach_round(teacher, student, optimizer, pool, settings, index, seed) -> Tensor:
     """One round's updates: the fresh batch first, then batches drawn from the pool. Eq. 1."""
     generator = torch.Generator().manual_seed(seed * 100_003 + index)
-    progress = index / settings.rounds
-    set_lr(optimizer, settings.lr * 0.1 ** sum(progress >= fraction for fraction in settings.decay_at))
     student.train()
     fresh = pool[-1][0].split(settings.batch_size)
     for update in range(settings.updates):
+        set_lr(optimizer, settings.lr_at(index * settings.updates + update))
         if update < len(fresh):
             images = fresh[update]
         else:

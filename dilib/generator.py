@@ -5,14 +5,14 @@ Chen et al., "Data-Free Learning of Student Networks", ICCV 2019.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dilib.distillation import scaled_distillation
+from dilib.distillation import DistillationSettings, scaled_distillation
 from dilib.evaluation import accuracy
 from dilib.inversion import compute_dtype
 from dilib.models import Preprocessing
@@ -22,19 +22,15 @@ from dilib.training import half_precision_forward, like, restore, save_checkpoin
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """`rounds` of `updates` joint steps of generator and student; weights of the three losses as in the DAFL paper."""
+    """The generator's size and learning rate, and the weights of its three losses, by default as in the DAFL paper.
 
-    rounds: int = 200
-    updates: int = 120
-    batch_size: int = 256
+    How the student is taught, and for how many joint steps, is in `student`; its images are not augmented.
+    """
+
+    student: DistillationSettings = field(default_factory=lambda: DistillationSettings(rounds=200, updates=120))
     latents: int = 100
     width: int = 128
     lr: float = 1e-3
-    student_lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    decay_at: tuple[float, ...] = (0.4, 0.8)
-    temperature: float = 3.0
     one_hot: float = 1.0
     activation: float = 0.1
     entropy: float = 5.0
@@ -98,12 +94,12 @@ def distill_with_generator(
 
     Goes on from `checkpoint` if there is one with the same `card`.
     """
-    device = test[0].device
+    teaching, device = settings.student, test[0].device
     frozen = frozen_copy(teacher, compute_dtype(device))
     torch.manual_seed(seed)
     generator = Generator(preprocessing, settings.latents, settings.width).to(device, memory_format=torch.channels_last)
     both = nn.ModuleDict({"student": student, "generator": generator})
-    optimizer = sgd(student, settings.student_lr, settings.momentum, settings.weight_decay)
+    optimizer = sgd(student, teaching.lr, teaching.momentum, teaching.weight_decay)
     generator_optimizer = torch.optim.Adam(generator.parameters(), lr=settings.lr, fused=True)
     extra: dict[str, Tensor] = {}
     first = restore(checkpoint, card, both, optimizer, extra)
@@ -111,19 +107,16 @@ def distill_with_generator(
     if first:
         _load_adam(generator_optimizer, generator, extra)
 
-    for index in range(first, settings.rounds):
-        set_lr(
-            optimizer,
-            settings.student_lr * 0.1 ** sum(index / settings.rounds >= f for f in settings.decay_at),
-        )
+    for index in range(first, teaching.rounds):
         started = time.perf_counter()
         random = torch.Generator().manual_seed(seed * 100_003 + index)
         both.train()
-        for _ in range(settings.updates):
-            latents = torch.randn(settings.batch_size, settings.latents, generator=random).to(device)
+        for update in range(teaching.updates):
+            set_lr(optimizer, teaching.lr_at(index * teaching.updates + update))
+            latents = torch.randn(teaching.batch_size, settings.latents, generator=random).to(device)
             loss = _joint_step(frozen, student, generator, latents, optimizer, generator_optimizer, settings)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"DAFL loss {loss.item()} in round {index + 1}; lower student_lr or lr")
+            raise FloatingPointError(f"DAFL loss {loss.item()} in round {index + 1}; lower one of the learning rates")
         history["student_on_test"].append(accuracy(student, *test))
         history["seconds"].append(time.perf_counter() - started)
         if checkpoint:
@@ -151,7 +144,7 @@ def _joint_step(teacher, student, generator, latents, optimizer, generator_optim
         + settings.entropy * information_entropy_loss(logits)
     )
     student_logits = half_precision_forward(student, images.detach())
-    loss = scaled_distillation(logits.detach(), student_logits, settings.temperature)
+    loss = scaled_distillation(logits.detach(), student_logits, settings.student.temperature)
     generator_optimizer.zero_grad()
     optimizer.zero_grad()
     (generator_loss + loss).backward()

@@ -37,10 +37,19 @@ class Study:
         self.results, self.artifacts = Path(results) / self.place, Path(artifacts) / self.place
         self.data_folder = Path(artifacts) / "data"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.provenance = provenance(self.device)
+        self.commit = _commit()
         # Denormal numbers, common in vanishing gradients, slow a CPU down many times.
         torch.set_flush_denormal(True)
         (self.results / "cells").mkdir(parents=True, exist_ok=True)
+
+    def __getstate__(self) -> dict:
+        """What another process needs to open the same study; it loads the data itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("data", "test")}
+
+    @property
+    def jobs(self) -> int:
+        """How many cells may be worked on side by side: one a core, or one on an accelerator."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
 
     @cached_property
     def data(self) -> data.Data:
@@ -77,7 +86,8 @@ class Study:
                 "metrics": plain(metrics),
                 "settings": settings,
                 "seconds": round(seconds, 1),
-                **self.provenance,
+                **provenance(self.device),
+                "commit": self.commit,
                 "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             }
             write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
@@ -109,7 +119,7 @@ def plain(value):
 
 
 def provenance(device: torch.device) -> dict:
-    """Device, library versions and commit that a result comes from."""
+    """Device and library versions that a result comes from."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": f"{processor}, {torch.get_num_threads()} threads" if device.type == "cpu" else processor,
@@ -118,7 +128,6 @@ def provenance(device: torch.device) -> dict:
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
         },
-        "commit": _commit(),
     }
 
 

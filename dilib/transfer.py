@@ -1,5 +1,6 @@
 """Sec. 4.1 as cells: teachers, and students taught by each method (Tables 1 and 8, Figs. 3 and 4)."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from dilib.generator import distill_with_generator
 from dilib.inversion import Objective, balanced_labels, invert
 from dilib.pool import ImagePool
 from dilib.progress import bar
+from dilib.scales import PAIRS as PAIRS
 from dilib.statistics import FeatureStatistics
 from dilib.study import TILES, Study, plain
 from dilib.training import train
+from dilib.workers import side_by_side
 
 METHODS = {  # in the paper's words
     "noise": "Noise (L)",
@@ -25,13 +28,19 @@ METHODS = {  # in the paper's words
     "adaptive": "Adaptive DeepInversion (+R_compete)",
     "dafl": "DAFL",
 }
-PAIRS = (("vgg11_bn", "vgg11_bn"), ("vgg11_bn", "resnet18"), ("resnet34", "resnet18"))
 BATCHNORM = "batchnorm"
 BATCH_SEEDS = 1_000_000  # batch i of a run with seed s starts from noise with seed s·BATCH_SEEDS + i
 
 
 def pair_name(teacher: str, student: str) -> str:
     return f"{models.NAMES[teacher]} to {models.NAMES[student]}"
+
+
+def teacher_cells(study: Study, names: Sequence[str]) -> dict[str, dict]:
+    """The cells of several teachers, trained side by side."""
+    missing = [(name,) for name in names if not study.cells(f"teacher--{name}", _teacher_settings(study, name))]
+    side_by_side(teacher_cell, study, missing)
+    return {name: teacher_cell(study, name) for name in names}
 
 
 def teacher_cell(study: Study, name: str) -> dict:
@@ -106,9 +115,9 @@ def _create(study: Study, name: str, seed: int) -> nn.Module:
     return models.create(name, len(study.data.classes), channels, study.scale.widths[name]).to(study.device)
 
 
-def objective_of(study: Study, method: str) -> Objective:
+def objective_of(study: Study, teacher: str, method: str) -> Objective:
     """The loss weights of a method at the study's scale."""
-    objective = study.scale.objective
+    objective = study.scale.objective[teacher]
     return {
         "noise": objective.noise(),
         "deepdream": objective.deepdream(),
@@ -128,7 +137,7 @@ def transfer_settings(study: Study, teacher: str, student: str, method: str, sta
     if method == "dafl":
         return plain({**settings, "generator": scale.generator})
     settings |= _pool_settings(study, teacher, method, statistics)
-    settings["distillation"] = scale.distillation[teacher]
+    settings["distillation"] = scale.distillation[teacher, student]
     if method == "adaptive":
         settings["adaptive_after"] = scale.adaptive_after
     return plain(settings)
@@ -137,7 +146,7 @@ def transfer_settings(study: Study, teacher: str, student: str, method: str, sta
 def _pool_settings(study: Study, teacher: str, method: str, statistics: int | str) -> dict:
     return {
         "teacher": _teacher_settings(study, teacher),
-        "objective": objective_of(study, method),
+        "objective": objective_of(study, teacher, method),
         "schedule": study.scale.schedule,
         "batch_size": study.scale.batch_size,
         "statistics": statistics,
@@ -163,6 +172,15 @@ def transfer_cell(
     return study.cell(name, settings, lambda: work(*arguments, settings), seed)
 
 
+def run_transfers(study: Study, tasks: Iterable[tuple[str, str, str, int | str, int]]) -> None:
+    """The cells of (teacher, student, method, statistics, seed), side by side, where they are not there yet."""
+    missing = []
+    for *key, seed in tasks:
+        if seed not in [cell["seed"] for cell in finished_transfers(study, *key)]:
+            missing.append((*key, seed))
+    side_by_side(transfer_cell, study, missing)
+
+
 def finished_transfers(study: Study, teacher: str, student: str, method: str, statistics: int | str = BATCHNORM):
     """The transfer cells there are, one a seed."""
     settings = transfer_settings(study, teacher, student, method, statistics)
@@ -172,14 +190,14 @@ def finished_transfers(study: Study, teacher: str, student: str, method: str, st
 def _taught_by_inversion(study, teacher, student, method, statistics, seed, settings) -> dict:
     source = _ImageSource(study, teacher, student, method, statistics, seed)
     student_network = _create(study, student, seed=seed + 1)
-    rounds = study.scale.distillation[teacher].rounds
+    rounds = study.scale.distillation[teacher, student].rounds
     with bar(rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
         history = distill(
             source.teacher,
             student_network,
             source,
             study.test,
-            study.scale.distillation[teacher],
+            study.scale.distillation[teacher, student],
             seed=seed,
             checkpoint=_student_path(study, settings, seed),
             card={"settings": settings, "seed": seed, "teacher_weights": fingerprint(source.teacher)},
@@ -200,7 +218,7 @@ def _taught_by_inversion(study, teacher, student, method, statistics, seed, sett
 def _taught_by_generator(study, teacher, student, method, statistics, seed, settings) -> dict:
     generator_settings, network = study.scale.generator, load_teacher(study, teacher)
     student_network = _create(study, student, seed=seed + 1)
-    with bar(generator_settings.rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
+    with bar(generator_settings.student.rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
         generator, history = distill_with_generator(
             network,
             student_network,
@@ -249,9 +267,12 @@ class _ImageSource:
         self.study, self.seed = study, seed
         self.teacher = load_teacher(study, teacher)
         shared = "deepinversion" if method == "adaptive" else method
-        self.shared = objective_of(study, shared), self._pool(_pool_settings(study, teacher, shared, statistics))
+        self.shared = (
+            objective_of(study, teacher, shared),
+            self._pool(_pool_settings(study, teacher, shared, statistics)),
+        )
         settings = transfer_settings(study, teacher, student, method, statistics)
-        self.own = (objective_of(study, method), self._pool(settings)) if method == "adaptive" else None
+        self.own = (objective_of(study, teacher, method), self._pool(settings)) if method == "adaptive" else None
         self.statistics = None
         if statistics != BATCHNORM:
             images, _ = _train_sample(study, statistics, seed)
@@ -260,9 +281,12 @@ class _ImageSource:
     def __call__(self, index: int, student: nn.Module) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) and labels (N,) of batch `index`."""
         objective, pool = self.own if self.own and index >= self.study.scale.adaptive_after else self.shared
-        found = pool.load(index, self.study.device)
-        if found is not None:
-            return found
+        with self.study.lock(f"pool-{pool.folder.name}"):
+            if pool.load(index) is None:
+                self._make(index, objective, pool, student)
+        return pool.load(index, self.study.device)
+
+    def _make(self, index: int, objective: Objective, pool: ImagePool, student: nn.Module) -> None:
         seed = self.seed * BATCH_SEEDS + index
         made = invert(
             self.teacher,
@@ -275,7 +299,6 @@ class _ImageSource:
             seed=seed,
         )
         pool.save(index, made.images, made.labels, made.history)
-        return pool.load(index, self.study.device)
 
     def _pool(self, settings: dict) -> ImagePool:
         card = plain({"settings": settings, "seed": self.seed, "teacher_weights": fingerprint(self.teacher)})
