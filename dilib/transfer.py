@@ -15,7 +15,6 @@ from dilib.generator import distill_with_generator
 from dilib.inversion import Objective, balanced_labels, invert
 from dilib.pool import ImagePool
 from dilib.progress import bar
-from dilib.scales import PAIRS as PAIRS
 from dilib.statistics import FeatureStatistics
 from dilib.study import TILES, Study, plain
 from dilib.training import train

@@ -75,6 +75,16 @@ def test_stopping_after_any_round_changes_nothing(digits, digit_teacher, tmp_pat
     assert torch.equal(taught(2), undisturbed)
 
 
+def test_learning_rate_falls_as_asked():
+    paper = DistillationSettings(rounds=250, updates=195)
+    by_epoch = {0: 0.1, 99: 0.1, 100: 0.01, 199: 0.01, 200: 0.001, 249: 0.001}
+    assert {epoch: paper.lr_at(195 * epoch) for epoch in by_epoch} == pytest.approx(by_epoch)
+    linear = replace(SETTINGS, rounds=10, updates=10, decay="linear")
+    assert [linear.lr_at(update) for update in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+    with pytest.raises(ValueError, match="decay 'cosine' is unknown; choose step or linear"):
+        replace(SETTINGS, decay="cosine")
+
+
 def test_gradients_keep_their_size_at_any_temperature():
     teacher, student = torch.randn(2, 64, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sizes = []

@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
+import torch
 
 from dilib.study import Study
+from dilib.transfer import run_transfers, transfer_cell
 from dilib.workers import side_by_side
 
 ORPHANS = """
@@ -47,6 +49,20 @@ def test_results_come_in_order_from_other_processes(study):
     found = side_by_side(double, study, [(value,) for value in range(6)])
     assert [each["value"] for each in found] == [0, 2, 4, 6, 8, 10]
     assert os.getpid() not in {each["process"] for each in found}
+
+
+def test_cells_made_side_by_side_equal_those_made_one_by_one(tmp_path):
+    """DeepInversion and its adaptive form share a pool, Noise has its own."""
+    tasks = [("vgg11_bn", "vgg11_bn", method, "batchnorm", 0) for method in ("deepinversion", "adaptive", "noise")]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone, both = (kind("smoke", None, *[str(tmp_path / kind.__name__)] * 2) for kind in (Study, Pair))
+        expected = [transfer_cell(alone, *task)["metrics"] for task in tasks]
+        run_transfers(both, tasks)
+    finally:
+        torch.set_num_threads(threads)
+    assert [transfer_cell(both, *task)["metrics"] for task in tasks] == expected
 
 
 def test_an_error_in_one_cell_reaches_the_caller(study):
