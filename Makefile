@@ -7,7 +7,7 @@ READY   := .venv/.ready
 REPRODUCE = $(BIN)/python -m dilib.reproduce --results $(RESULTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce smoke test format lab clean
+.PHONY: help setup reproduce smoke bench test format lab clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ reproduce: $(READY) ## run the study: tables, figures and report into results/SC
 
 smoke: $(READY) ## run every notebook at toy size, in a few minutes
 	$(REPRODUCE) --scale smoke
+
+bench: $(READY) ## time a synthesis step on this machine, into results/bench/DEVICE.json
+	$(BIN)/python -m dilib.benchmark --results $(RESULTS)
 
 test: $(READY) ## lint, and run the tests
 	$(BIN)/ruff check .

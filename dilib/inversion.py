@@ -5,7 +5,7 @@ prior), DeepInversion (+ feature statistics), Adaptive DeepInversion (+ competit
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -99,19 +99,49 @@ def invert(
     in training that the images compete with. The same seed on the same machine gives the same images, bit for bit.
     Raises ValueError for bad input and FloatingPointError when a loss stops being finite.
     """
+    images, history = None, []
+    for made, terms in updates(
+        teacher, preprocessing, labels, objective, schedule, statistics=statistics, student=student, seed=seed
+    ):
+        images = made
+        history.append(terms)
+        # Looking at the numbers makes an accelerator wait, so they are looked at now and then.
+        if len(history) % 50 == 0:
+            _require_finite(history)
+    _require_finite(history)
+    return Inversion(images, labels.to(images.device), torch.stack(history).cpu())
+
+
+def updates(
+    teacher: nn.Module,
+    preprocessing: Preprocessing,
+    labels: Tensor,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    statistics: FeatureStatistics | None = None,
+    student: nn.Module | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `invert` does, update by update: the images so far (N, C, H, W) and the four terms that moved them.
+
+    The images are the ones being optimised, not a copy. Raises ValueError for bad input, at once.
+    """
     _check(teacher, preprocessing, labels, objective, student)
     device = next(teacher.parameters()).device
-    labels = labels.to(device)
-    terms_of = _terms(teacher, labels, objective, statistics, student)
+    terms_of = _terms(teacher, labels.to(device), objective, statistics, student)
+    return _optimise(terms_of, len(labels), preprocessing, objective, schedule, seed, device)
+
+
+def _optimise(terms_of, count, preprocessing, objective, schedule, seed, device) -> Iterator[tuple[Tensor, Tensor]]:
     weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=device)
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(len(labels), preprocessing.channels, *[schedule.stages[0][0]] * 2, generator=generator)
-    history = []
-    for size, updates in schedule.stages:
+    images = torch.randn(count, preprocessing.channels, *[schedule.stages[0][0]] * 2, generator=generator)
+    for size, steps in schedule.stages:
         images = images.to(device) if images.shape[-1] == size else F.interpolate(images.detach(), size)
         images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
-        optimizer, decay = _adam(images, schedule, updates)
-        for view in _views(images, schedule, size, updates, generator):
+        optimizer, decay = _adam(images, schedule, steps)
+        for view in _views(images, schedule, size, steps, generator):
             terms = terms_of(view)
             optimizer.zero_grad()
             (terms * weights).sum().backward()
@@ -120,12 +150,7 @@ def invert(
             if schedule.clip:
                 with torch.no_grad():
                     images.copy_(preprocessing.clip(images))
-            history.append(terms.detach())
-            # Looking at the numbers makes an accelerator wait, so they are looked at now and then.
-            if len(history) % 50 == 0:
-                _require_finite(history)
-    _require_finite(history)
-    return Inversion(images.detach(), labels, torch.stack(history).cpu())
+            yield images.detach(), terms.detach()
 
 
 def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor], Tensor]:

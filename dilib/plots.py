@@ -1,6 +1,7 @@
 """The study's figures: one palette, in which a method keeps its colour."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,6 +19,8 @@ PALETTE = {
     "DeepInversion": _COLOURS[0],
     "Adaptive DeepInversion": _COLOURS[2],
     "teacher": "black",
+    "textbook": _COLOURS[3],
+    "floor": _COLOURS[5],
     "real": _COLOURS[5],
 }
 
@@ -28,6 +31,11 @@ GAP = 2  # white pixels between the images of a sheet
 def set_style() -> None:
     """Seaborn's white grid with text that is readable at half size."""
     sns.set_theme(style="whitegrid", context="talk", font_scale=0.8, rc={"figure.dpi": 80, "savefig.dpi": 110})
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a small PNG."""
+    figure.savefig(path, dpi=110, bbox_inches="tight", pil_kwargs={"optimize": True})
 
 
 def short_name(method: str) -> str:
@@ -140,4 +148,15 @@ def statistics_sources(entries: pd.DataFrame) -> Figure:
     axis.set_xticks(range(shown["row"].nunique()), [row.replace(" ", "\n", 1) for row in shown["row"].unique()])
     axis.legend()
     figure.tight_layout()
+    return figure
+
+
+def step_times(rows: pd.DataFrame) -> Figure:
+    """The benchmark as a picture: milliseconds of a step (log), and above each bar its ratio to the floor."""
+    figure, axis = plt.subplots(figsize=(13, 5))
+    sns.barplot(rows.assign(ms=1000 * rows["seconds"]), x="network", y="ms", hue="method", palette=PALETTE, ax=axis)
+    for bars, (_, shown) in zip(axis.containers, rows.groupby("method", sort=False), strict=True):
+        axis.bar_label(bars, [f"{ratio:.1f}×" for ratio in shown["ratio_to_floor"]], fontsize="xx-small")
+    axis.set(yscale="log", xlabel=None, ylabel="milliseconds a step")
+    axis.legend(title="times the floor", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dilib import plots
 from dilib.artifacts import write_atomically
 from dilib.paper import CLAIMS
 from dilib.study import Study
@@ -80,7 +81,7 @@ def read_claims(study: Study) -> pd.DataFrame:
 def save_figure(study: Study, figure, name: str) -> Path:
     """Save a figure beside the tables, as PNG."""
     path = study.results / f"{name}.png"
-    figure.savefig(path, dpi=110, bbox_inches="tight", pil_kwargs={"optimize": True})
+    plots.save(figure, path)
     return path
 
 

@@ -1,0 +1,230 @@
+"""Seconds and memory of one synthesis step: as anyone writes it first, at its floor, and ours. `make bench`.
+
+A network's methods take turns within one process, so that whatever else the machine does meets all of them alike.
+"""
+
+import argparse
+import gc
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from dilib import models, plots
+from dilib.artifacts import write_atomically
+from dilib.inversion import Objective, Schedule, compute_dtype, updates
+from dilib.statistics import batchnorm_layers, frozen_copy
+from dilib.study import provenance
+
+RGB = models.Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=32)
+OBJECTIVE = Objective()
+TURNS, STEPS = 7, 3  # turns a method takes, and the steps of a turn; the time of a turn is that of its quickest step
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of results/bench/DEVICE.json; `peak_mib` is memory that the method added, null where unknown."""
+
+    network: str
+    method: str
+    batch: int
+    seconds: float
+    images_per_second: float
+    speedup_over_textbook: float
+    ratio_to_floor: float
+    peak_mib: float | None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network with random weights and the batch that it is timed on; a step takes as long as with trained ones."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    batch: int
+    size: int
+    classes: int
+
+
+WORKLOADS = (
+    *(
+        Workload(models.NAMES[name], lambda name=name: models.create(name, 10), batch, 32, 10)
+        for name, batch in (("vgg11_bn", 256), ("resnet18", 64), ("resnet34", 64))
+    ),
+    Workload("ResNet-50", torchvision.models.resnet50, 16, 224, 1000),
+)
+
+
+def textbook(network: nn.Module, labels: Tensor, size: int) -> Iterator[None]:
+    """DeepInversion as anyone writes it first: fp32, weight gradients and all, a hook with two moments a layer."""
+    found: list[Tensor] = []
+
+    def keep_distance(layer, inputs, _):
+        features = inputs[0]
+        mean = features.mean(dim=(0, 2, 3))
+        variance = features.var(dim=(0, 2, 3), unbiased=False)
+        found.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
+
+    hooks = [layer.register_forward_hook(keep_distance) for layer in batchnorm_layers(network)]
+    images = torch.randn(len(labels), 3, size, size, device=labels.device, requires_grad=True)
+    optimizer = torch.optim.Adam([images], lr=0.05)
+    try:
+        while True:
+            found.clear()
+            shift = torch.randint(-2, 3, (2,)).tolist()
+            view = images.roll(shift, dims=(2, 3))
+            if torch.rand(()) < 0.5:
+                view = view.flip(3)
+            network.zero_grad()
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(view), labels) + OBJECTIVE.alpha_f * sum(found)
+            across, down = view[..., 1:] - view[..., :-1], view[..., 1:, :] - view[..., :-1, :]
+            falling, rising = view[..., 1:, 1:] - view[..., :-1, :-1], view[..., 1:, :-1] - view[..., :-1, 1:]
+            loss = loss + OBJECTIVE.alpha_tv * (across.norm() + down.norm() + falling.norm() + rising.norm())
+            loss = loss + OBJECTIVE.alpha_l2 * images.norm()
+            loss.backward()
+            optimizer.step()
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def floor(network: nn.Module, labels: Tensor, size: int) -> Iterator[None]:
+    """What no step can do without: forward pass and input gradient, at our precision and memory format."""
+    dtype = compute_dtype(labels.device)
+    frozen = frozen_copy(network, dtype)
+    images = torch.randn(len(labels), 3, size, size, device=labels.device)
+    images = images.to(dtype, memory_format=torch.channels_last).requires_grad_()
+    while True:
+        images.grad = None
+        F.cross_entropy(frozen(images).float(), labels).backward()
+        yield
+
+
+def ours(objective: Objective, network: nn.Module, labels: Tensor, size: int) -> Iterator[None]:
+    """The study's own loop, competing with a copy of the network where the objective asks for it."""
+    schedule = Schedule(stages=((size, 10_000),), jitter=2)
+    for _ in updates(network, RGB, labels, objective, schedule, student=network):
+        yield
+
+
+METHODS: dict[str, Callable[[nn.Module, Tensor, int], Iterator[None]]] = {
+    "textbook": textbook,
+    "floor": floor,
+    "DeepDream": lambda *args: ours(OBJECTIVE.deepdream(), *args),
+    "DeepInversion": lambda *args: ours(OBJECTIVE.deepinversion(), *args),
+    "Adaptive DeepInversion": lambda *args: ours(OBJECTIVE, *args),
+}
+
+
+def measure(workload: Workload, device: torch.device, turns: int = TURNS) -> list[Row]:
+    """One row a method: median over `turns` of the seconds of a step, and peak memory of the first steps."""
+    torch.manual_seed(0)
+    network = workload.build().to(device).eval()
+    labels = torch.arange(workload.batch, device=device) % workload.classes
+    running, peak = {}, {}
+    for name, method in METHODS.items():
+        with _peak_memory(device) as used:
+            running[name] = method(network, labels, workload.size)
+            for _ in range(2):
+                next(running[name])
+        peak[name] = used()
+    seconds = {name: [] for name in METHODS}
+    for _ in range(turns):
+        for name, steps in running.items():
+            seconds[name].append(min(_timed(steps, device) for _ in range(STEPS)))
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return [
+        Row(
+            network=workload.name,
+            method=name,
+            batch=workload.batch,
+            seconds=median[name],
+            images_per_second=workload.batch / median[name],
+            speedup_over_textbook=median["textbook"] / median[name],
+            ratio_to_floor=median[name] / median["floor"],
+            peak_mib=peak[name],
+        )
+        for name in METHODS
+    ]
+
+
+def _timed(steps: Iterator[None], device: torch.device) -> float:
+    started = time.perf_counter()
+    next(steps)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
+    """A function that tells, after the block, how many MiB it added at its peak; None where that can't be read."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        peak = lambda: torch.cuda.max_memory_allocated(device)  # noqa: E731
+    else:
+        _forget_peak()
+        before, peak = _process_memory("VmRSS"), lambda: _process_memory("VmHWM")
+    found: list[float] = []
+    yield lambda: found[0] if found else None
+    if before is not None:
+        found.append((peak() - before) / 2**20)
+
+
+def _forget_peak() -> None:
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _process_memory(entry: str) -> int | None:
+    """Bytes of resident memory now (VmRSS) or at most (VmHWM); None on systems without /proc."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return int(re.search(rf"{entry}:\s+(\d+) kB", status)[1]) * 1024
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m dilib.benchmark", description=__doc__.splitlines()[0])
+    parser.add_argument("--results", default="results", help="folder for results")
+    options = parser.parse_args(arguments)
+    torch.set_flush_denormal(True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    origin = provenance(device)
+    rows = []
+    for workload in WORKLOADS:
+        rows += measure(workload, device)
+        print(as_table(rows[-len(METHODS) :]), "\n", flush=True)
+    path = Path(options.results) / "bench" / f"{_slug(origin['device'])}.json"
+    content = {**origin, "precision": str(compute_dtype(device)), "rows": [asdict(row) for row in rows]}
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    plots.save(plots.step_times(pd.DataFrame(content["rows"])), path.with_suffix(".png"))
+    print(f"The benchmark is {path}")
+
+
+def as_table(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    return pd.DataFrame([asdict(row) for row in rows]).to_markdown(index=False, floatfmt=".3g")
+
+
+def _slug(device: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+if __name__ == "__main__":
+    main()
