@@ -242,8 +242,10 @@ def balanced_labels(batch_size: int, classes: Sequence | int, seed: int) -> Tens
 @lru_cache
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where a short timing shows that the hardware gains clearly from it, else float32."""
-    # Time of the processor, not of the wall: the choice must not depend on what else the machine is doing.
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    # On a CPU, one thread's own processor time: the choice must not depend on what else the machine is doing.
+    clock = time.thread_time if device.type == "cpu" else time.perf_counter
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
     for _ in range(6):
         for dtype in best:
@@ -252,4 +254,5 @@ def compute_dtype(device: torch.device) -> torch.dtype:
             start = clock()
             F.conv2d(images, weight, padding=1).sum().item()
             best[dtype] = min(best[dtype], clock() - start)
+    torch.set_num_threads(threads)
     return torch.bfloat16 if best[torch.bfloat16] * 1.5 < best[torch.float32] else torch.float32
