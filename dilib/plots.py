@@ -20,7 +20,7 @@ PALETTE = {
     "Adaptive DeepInversion": _COLOURS[2],
     "teacher": "black",
     "textbook": _COLOURS[3],
-    "floor": _COLOURS[5],
+    "floor": _COLOURS[8],
     "real": _COLOURS[5],
 }
 

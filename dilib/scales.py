@@ -27,10 +27,6 @@ class Scale:
     statistics_images: tuple[int, ...] = (1, 10, 100, 1000)
 
 
-def _published(rounds: int, updates: int) -> DistillationSettings:
-    return DistillationSettings(rounds=rounds, updates=updates)
-
-
 def _laptop(updates: int) -> DistillationSettings:
     return DistillationSettings(
         rounds=6, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4
@@ -77,7 +73,7 @@ SCALES = {
         training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=30)),
         batch_size=256,
         schedule=Schedule(stages=((32, 500),), lr=0.1, decay="cosine", jitter=2),
-        distillation=dict.fromkeys(PAIRS, _published(200, 100)),
+        distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=200, updates=100)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=100, updates=100)),
     ),
     "paper": Scale(
@@ -88,7 +84,12 @@ SCALES = {
         batch_size=256,
         schedule=Schedule(stages=((32, 2000),), lr=0.05, jitter=4),
         # 250 epochs of 195 updates, with 4 new batches an epoch (VGG-11-BN) or 2 (ResNet-34)
-        distillation=dict(zip(PAIRS, (_published(1000, 49), _published(1000, 49), _published(500, 98)), strict=True)),
+        distillation={
+            pair: DistillationSettings(rounds=1000, updates=49)
+            if pair[0] == "vgg11_bn"
+            else DistillationSettings(rounds=500, updates=98)
+            for pair in PAIRS
+        },
         generator=GeneratorSettings(student=DistillationSettings(rounds=250, updates=195)),
     ),
 }
