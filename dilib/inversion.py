@@ -49,6 +49,7 @@ class Schedule:
 
     `decay` is "constant" (the paper) or "cosine", within each stage. `jitter` is the largest roll in pixels at the
     last resolution. A later stage starts from the earlier one's images, nearest-neighbour up-sampled (Sec. 4.4).
+    With `warm_start` above 0, batches after the first start from that share of an earlier batch and the rest of noise.
     """
 
     stages: tuple[tuple[int, int], ...] = ((32, 2000),)
@@ -57,12 +58,15 @@ class Schedule:
     jitter: int = 4
     flip: bool = True
     clip: bool = False
+    warm_start: float = 0.0
 
     def __post_init__(self):
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f"decay {self.decay!r} is unknown; choose constant or cosine")
         if not self.stages or any(size < 1 or updates < 1 for size, updates in self.stages):
             raise ValueError(f"stages {self.stages} must be (resolution, updates) pairs, each at least 1")
+        if not 0 <= self.warm_start < 1:
+            raise ValueError(f"warm_start {self.warm_start} is out of range; choose 0 (noise alone) to below 1")
 
     @property
     def updates(self) -> int:
@@ -91,17 +95,27 @@ def invert(
     *,
     statistics: FeatureStatistics | None = None,
     student: nn.Module | None = None,
+    start: Tensor | None = None,
     seed: int = 0,
 ) -> Inversion:
     """Optimise a batch of images from N(0, 1) noise towards `labels` (N,). Eqs. 2 to 9, Sec. 4.1.
 
     `statistics` default to the teacher's BatchNorm running statistics. `student`, needed where α_c > 0, is the network
-    in training that the images compete with. The same seed on the same machine gives the same images, bit for bit.
+    in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, of which the
+    schedule's `warm_start` is kept. The same seed on the same machine gives the same images, bit for bit.
     Raises ValueError for bad input and FloatingPointError when a loss stops being finite.
     """
     images, history = None, []
     for made, terms in updates(
-        teacher, preprocessing, labels, objective, schedule, statistics=statistics, student=student, seed=seed
+        teacher,
+        preprocessing,
+        labels,
+        objective,
+        schedule,
+        statistics=statistics,
+        student=student,
+        start=start,
+        seed=seed,
     ):
         images = made
         history.append(terms)
@@ -121,24 +135,31 @@ def updates(
     *,
     statistics: FeatureStatistics | None = None,
     student: nn.Module | None = None,
+    start: Tensor | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What `invert` does, update by update: the images so far (N, C, H, W) and the four terms that moved them.
 
     The images are the ones being optimised, not a copy. Raises ValueError for bad input, at once.
     """
-    _check(teacher, preprocessing, labels, objective, student)
+    _check(teacher, preprocessing, labels, objective, student, start)
     device = next(teacher.parameters()).device
     terms_of = _terms(teacher, labels.to(device), objective, statistics, student)
-    return _optimise(terms_of, len(labels), preprocessing, objective, schedule, seed, device)
-
-
-def _optimise(terms_of, count, preprocessing, objective, schedule, seed, device) -> Iterator[tuple[Tensor, Tensor]]:
-    weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=device)
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, preprocessing.channels, *[schedule.stages[0][0]] * 2, generator=generator)
+    noise = torch.randn(len(labels), preprocessing.channels, *[schedule.stages[0][0]] * 2, generator=generator)
+    images = noise.to(device) if start is None else _blend(start.to(device), noise.to(device), schedule.warm_start)
+    return _optimise(terms_of, images, preprocessing, objective, schedule, generator)
+
+
+def _blend(start: Tensor, noise: Tensor, share: float) -> Tensor:
+    """`share` of the start and as much noise as keeps the variance of images that have unit variance."""
+    return share * F.interpolate(start, noise.shape[-1], mode="area") + (1 - share**2) ** 0.5 * noise
+
+
+def _optimise(terms_of, images, preprocessing, objective, schedule, generator) -> Iterator[tuple[Tensor, Tensor]]:
+    weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=images.device)
     for size, steps in schedule.stages:
-        images = images.to(device) if images.shape[-1] == size else F.interpolate(images.detach(), size)
+        images = images.detach() if images.shape[-1] == size else F.interpolate(images.detach(), size)
         images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
         optimizer, decay = _adam(images, schedule, steps)
         for view in _views(images, schedule, size, steps, generator):
@@ -205,7 +226,12 @@ def _require_finite(history: list[Tensor]) -> None:
 
 
 def _check(
-    teacher: nn.Module, preprocessing: Preprocessing, labels: Tensor, objective: Objective, student: nn.Module | None
+    teacher: nn.Module,
+    preprocessing: Preprocessing,
+    labels: Tensor,
+    objective: Objective,
+    student: nn.Module | None,
+    start: Tensor | None,
 ) -> None:
     if teacher.training:
         raise ValueError("the teacher is in training mode; call teacher.eval() first")
@@ -219,6 +245,10 @@ def _check(
         )
     if objective.alpha_c > 0 and student is None:
         raise ValueError(f"alpha_c is {objective.alpha_c} but no student is given; pass student= or set alpha_c to 0")
+    if start is not None and start.shape[:2] != (len(labels), preprocessing.channels):
+        raise ValueError(
+            f"start has shape {tuple(start.shape)}; give {len(labels)} images of {preprocessing.channels} channels"
+        )
     classes = class_count(teacher)
     if labels.ndim != 1 or len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
         span = f"{labels.min()}..{labels.max()}" if labels.numel() else "none"

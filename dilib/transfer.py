@@ -280,24 +280,34 @@ class _ImageSource:
     def __call__(self, index: int, student: nn.Module) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) and labels (N,) of batch `index`."""
         objective, pool = self.own if self.own and index >= self.study.scale.adaptive_after else self.shared
-        with self.study.lock(f"pool-{pool.folder.name}"):
-            if pool.load(index) is None:
-                self._make(index, objective, pool, student)
+        if pool.load(index) is None:
+            start, labels = self._start(index, student)
+            with self.study.lock(f"pool-{pool.folder.name}"):
+                if pool.load(index) is None:
+                    made = invert(
+                        self.teacher,
+                        self.study.data.preprocessing,
+                        labels,
+                        objective,
+                        self.study.scale.schedule,
+                        statistics=self.statistics,
+                        student=student,
+                        start=start,
+                        seed=self._batch_seed(index),
+                    )
+                    pool.save(index, made.images, made.labels, made.history)
         return pool.load(index, self.study.device)
 
-    def _make(self, index: int, objective: Objective, pool: ImagePool, student: nn.Module) -> None:
-        seed = self.seed * BATCH_SEEDS + index
-        made = invert(
-            self.teacher,
-            self.study.data.preprocessing,
-            balanced_labels(self.study.scale.batch_size, len(self.study.data.classes), seed),
-            objective,
-            self.study.scale.schedule,
-            statistics=self.statistics,
-            student=student,
-            seed=seed,
-        )
-        pool.save(index, made.images, made.labels, made.history)
+    def _start(self, index: int, student: nn.Module) -> tuple[Tensor | None, Tensor]:
+        """The images that batch `index` starts from, if any, and its labels: an earlier batch's, or new ones."""
+        if index and self.study.scale.schedule.warm_start:
+            generator = torch.Generator().manual_seed(self._batch_seed(index))
+            return self(int(torch.randint(index, (), generator=generator)), student)
+        classes = len(self.study.data.classes)
+        return None, balanced_labels(self.study.scale.batch_size, classes, self._batch_seed(index))
+
+    def _batch_seed(self, index: int) -> int:
+        return self.seed * BATCH_SEEDS + index
 
     def _pool(self, settings: dict) -> ImagePool:
         card = plain({"settings": settings, "seed": self.seed, "teacher_weights": fingerprint(self.teacher)})

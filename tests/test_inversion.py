@@ -65,6 +65,16 @@ def test_several_resolutions_and_clipping(teacher, preprocessing):
     assert pixels.max() < 1 + 1e-5
 
 
+def test_a_warm_start_keeps_its_share_of_earlier_images_and_their_variance(teacher, preprocessing):
+    still = replace(SHORT, stages=((32, 1),), lr=1e-9, warm_start=0.6)
+    earlier = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+    def begin(start=None):
+        return invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), still, start=start, seed=3).images
+
+    torch.testing.assert_close(begin(earlier), 0.6 * earlier + 0.8 * begin())
+
+
 def test_labels_are_balanced():
     counts = balanced_labels(103, 10, seed=1).bincount()
     assert counts.sum() == 103
@@ -86,6 +96,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_terms(teacher, preprocess
         ({"training": True}, r"in training mode; call teacher\.eval\(\)"),
         ({"channels": 1}, "takes 3 channels.* 1"),
         ({"student": None}, "no student is given"),
+        ({"start": torch.zeros(7, 3, 32, 32)}, r"start has shape \(7, 3, 32, 32\); give 8 images of 3 channels"),
         ({"teacher": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 1024, 4))}, "no BatchNorm"),
     ],
 )
@@ -94,8 +105,9 @@ def test_bad_input_is_refused_before_any_work(teacher, preprocessing, change, me
     if "channels" in change:
         preprocessing = models.Preprocessing(mean=(0.5,), std=(0.25,), size=32)
     rival = None if "student" in change else student(teacher)
+    labels, start = change.get("labels", LABELS), change.get("start")
     with pytest.raises(ValueError, match=message) as error:
-        invert(network, preprocessing, change.get("labels", LABELS), OBJECTIVE, SHORT, student=rival)
+        invert(network, preprocessing, labels, OBJECTIVE, SHORT, student=rival, start=start)
     assert "\n" not in str(error.value)
 
 
@@ -104,5 +116,7 @@ def test_unknown_names_list_the_choices():
         models.create("vgg19", 10)
     with pytest.raises(ValueError, match="decay 'linear' is unknown; choose constant or cosine"):
         Schedule(decay="linear")
+    with pytest.raises(ValueError, match=r"warm_start 1 is out of range; choose 0"):
+        Schedule(warm_start=1)
     with pytest.raises(ValueError, match=r"must be \(resolution, updates\) pairs"):
         Schedule(stages=())
