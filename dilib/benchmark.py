@@ -4,8 +4,10 @@ A network's methods take turns within one process, so that whatever else the mac
 """
 
 import argparse
+import copy
 import gc
 import json
+import math
 import re
 import statistics
 import time
@@ -18,11 +20,12 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 import torchvision
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from dilib import models, plots
 from dilib.artifacts import write_atomically
-from dilib.inversion import Objective, Schedule, compute_dtype, updates
+from dilib.inversion import Objective, Schedule, compute_dtype, updates, views
 from dilib.statistics import batchnorm_layers, frozen_copy
 from dilib.study import provenance
 
@@ -62,11 +65,25 @@ WORKLOADS = (
         for name, batch in (("vgg11_bn", 256), ("resnet18", 64), ("resnet34", 64))
     ),
     Workload("ResNet-50", torchvision.models.resnet50, 16, 224, 1000),
+    Workload("EfficientNet-Lite0", lambda: EfficientNet.from_name("efficientnet-lite0"), 16, 224, 1000),
 )
 
 
-def textbook(network: nn.Module, labels: Tensor, size: int) -> Iterator[None]:
-    """DeepInversion as anyone writes it first: fp32, weight gradients and all, a hook with two moments a layer."""
+def textbook(
+    network: nn.Module,
+    preprocessing: models.Preprocessing,
+    labels: Tensor,
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+) -> Iterator[Tensor]:
+    """DeepInversion as anyone writes it first: fp32, weight gradients and all, a hook with two moments a layer.
+
+    Yields the images (N, C, H, W) after each update. From the same noise as `inversion.updates`, with the same jitter
+    and flips, at one resolution.
+    """
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     found: list[Tensor] = []
 
     def keep_distance(layer, inputs, _):
@@ -75,29 +92,30 @@ def textbook(network: nn.Module, labels: Tensor, size: int) -> Iterator[None]:
         variance = features.var(dim=(0, 2, 3), unbiased=False)
         found.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
 
-    hooks = [layer.register_forward_hook(keep_distance) for layer in batchnorm_layers(network)]
-    images = torch.randn(len(labels), 3, size, size, device=labels.device, requires_grad=True)
-    optimizer = torch.optim.Adam([images], lr=0.05)
-    try:
-        while True:
-            found.clear()
-            shift = torch.randint(-2, 3, (2,)).tolist()
-            view = images.roll(shift, dims=(2, 3))
-            if torch.rand(()) < 0.5:
-                view = view.flip(3)
-            network.zero_grad()
-            optimizer.zero_grad()
-            loss = F.cross_entropy(network(view), labels) + OBJECTIVE.alpha_f * sum(found)
-            across, down = view[..., 1:] - view[..., :-1], view[..., 1:, :] - view[..., :-1, :]
-            falling, rising = view[..., 1:, 1:] - view[..., :-1, :-1], view[..., 1:, :-1] - view[..., :-1, 1:]
-            loss = loss + OBJECTIVE.alpha_tv * (across.norm() + down.norm() + falling.norm() + rising.norm())
-            loss = loss + OBJECTIVE.alpha_l2 * images.norm()
-            loss.backward()
-            optimizer.step()
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for layer in batchnorm_layers(network):
+        layer.register_forward_hook(keep_distance)
+    ((size, count),) = schedule.stages
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(len(labels), preprocessing.channels, size, size, generator=generator)
+    images = images.to(labels.device).requires_grad_()
+    optimizer = torch.optim.Adam([images], lr=schedule.lr)
+    for step, view in enumerate(views(images, schedule, size, count, generator)):
+        if schedule.decay == "cosine":
+            optimizer.param_groups[0]["lr"] = schedule.lr * (1 + math.cos(math.pi * step / count)) / 2
+        found.clear()
+        network.zero_grad()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(view), labels) + objective.alpha_f * sum(found)
+        across, down = view[..., 1:] - view[..., :-1], view[..., 1:, :] - view[..., :-1, :]
+        falling, rising = view[..., 1:, 1:] - view[..., :-1, :-1], view[..., 1:, :-1] - view[..., :-1, 1:]
+        loss = loss + objective.alpha_tv * (across.norm() + down.norm() + falling.norm() + rising.norm())
+        loss = loss + objective.alpha_l2 * view.norm()
+        loss.backward()
+        optimizer.step()
+        if schedule.clip:
+            with torch.no_grad():
+                images.copy_(preprocessing.clip(images))
+        yield images.detach()
 
 
 def floor(network: nn.Module, labels: Tensor, size: int) -> Iterator[None]:
@@ -112,15 +130,17 @@ def floor(network: nn.Module, labels: Tensor, size: int) -> Iterator[None]:
         yield
 
 
-def ours(objective: Objective, network: nn.Module, labels: Tensor, size: int) -> Iterator[None]:
+def ours(objective: Objective, network: nn.Module, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The study's own loop, competing with a copy of the network where the objective asks for it."""
-    schedule = Schedule(stages=((size, 10_000),), jitter=2)
-    for _ in updates(network, RGB, labels, objective, schedule, student=network):
-        yield
+    return updates(network, RGB, labels, objective, _schedule(size), student=network)
 
 
-METHODS: dict[str, Callable[[nn.Module, Tensor, int], Iterator[None]]] = {
-    "textbook": textbook,
+def _schedule(size: int) -> Schedule:
+    return Schedule(stages=((size, 10_000),), jitter=2)
+
+
+METHODS: dict[str, Callable[[nn.Module, Tensor, int], Iterator]] = {
+    "textbook": lambda network, labels, size: textbook(network, RGB, labels, OBJECTIVE, _schedule(size)),
     "floor": floor,
     "DeepDream": lambda *args: ours(OBJECTIVE.deepdream(), *args),
     "DeepInversion": lambda *args: ours(OBJECTIVE.deepinversion(), *args),
@@ -160,7 +180,7 @@ def measure(workload: Workload, device: torch.device, turns: int = TURNS) -> lis
     ]
 
 
-def _timed(steps: Iterator[None], device: torch.device) -> float:
+def _timed(steps: Iterator, device: torch.device) -> float:
     started = time.perf_counter()
     next(steps)
     if device.type == "cuda":

@@ -162,7 +162,7 @@ def _optimise(terms_of, images, preprocessing, objective, schedule, generator) -
         images = images.detach() if images.shape[-1] == size else F.interpolate(images.detach(), size)
         images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
         optimizer, decay = _adam(images, schedule, steps)
-        for view in _views(images, schedule, size, steps, generator):
+        for view in views(images, schedule, size, steps, generator):
             terms = terms_of(view)
             optimizer.zero_grad()
             (terms * weights).sum().backward()
@@ -206,7 +206,7 @@ def _adam(images: Tensor, schedule: Schedule, updates: int):
     return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def _views(images: Tensor, schedule: Schedule, size: int, updates: int, generator: torch.Generator):
+def views(images: Tensor, schedule: Schedule, size: int, updates: int, generator: torch.Generator):
     """The images as each of `updates` forward passes sees them: rolled by up to the jitter, flipped half the time."""
     jitter = round(schedule.jitter * size / schedule.stages[-1][0])
     shifts = torch.randint(-jitter, jitter + 1, (updates, 2), generator=generator).tolist()
