@@ -151,6 +151,25 @@ def statistics_sources(entries: pd.DataFrame) -> Figure:
     return figure
 
 
+def frontier(students: pd.DataFrame) -> Figure:
+    """Student top-1 against updates a batch, and against minutes a transfer: one line a family of schedules."""
+    families = list(students["family"].unique())
+    shades = dict(zip(families, sns.light_palette(PALETTE["DeepInversion"], len(families) + 1)[1:], strict=True))
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True)
+    for name, rows in students.groupby("family", sort=False):
+        points = rows.groupby("updates").agg(top1=("top1", "mean"), spread=("top1", "std"), seconds=("seconds", "mean"))
+        style = {"color": shades[name], "marker": "os^"[families.index(name)], "capsize": 4, "label": name}
+        axes[0].errorbar(points.index, points["top1"], yerr=points["spread"], **style)
+        axes[1].errorbar(points["seconds"] / 60, points["top1"], yerr=points["spread"], **style)
+    axes[0].set(xscale="log", xlabel="updates a batch", ylabel="student top-1, %")
+    axes[0].set_xticks(sorted(students["updates"].unique()), sorted(students["updates"].unique()), minor=False)
+    axes[0].minorticks_off()
+    axes[1].set(xlabel="minutes, images and student together")
+    axes[0].legend()
+    figure.tight_layout()
+    return figure
+
+
 def step_times(rows: pd.DataFrame) -> Figure:
     """The benchmark as a picture: milliseconds of a step (log), and above each bar its ratio to the floor."""
     figure, axis = plt.subplots(figsize=(13, 5))

@@ -94,6 +94,7 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "figure4": "Figure 4. Accuracy on fresh images and on real images as transfer proceeds.",
     "table8": "Table 8 as a picture: student top-1 by source of the feature statistics.",
     "table8_images": "DeepInversion images by source of the feature statistics.",
+    "frontier": "How few updates a batch will do: student top-1 by schedule.",
 }
 
 

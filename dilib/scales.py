@@ -13,6 +13,14 @@ TEACHERS = ("vgg11_bn", "resnet34")
 
 
 @dataclass(frozen=True)
+class Frontier:
+    """Numbers of updates a batch that are compared, and how the students, of Table 1's first pair, are taught."""
+
+    updates: tuple[int, ...]
+    student: DistillationSettings
+
+
+@dataclass(frozen=True)
 class Scale:
     name: str
     dataset: str
@@ -22,6 +30,7 @@ class Scale:
     schedule: Schedule
     distillation: dict[tuple[str, str], DistillationSettings]  # by teacher and student
     generator: GeneratorSettings
+    frontier: Frontier
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
     statistics_images: tuple[int, ...] = (1, 10, 100, 1000)
@@ -43,6 +52,7 @@ SCALES = {
         schedule=Schedule(stages=((32, 20),), lr=0.2, decay="cosine", jitter=2, flip=False, warm_start=0.85),
         distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=3, updates=8, shift=1, flip=False)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=2, updates=5, batch_size=50), width=16),
+        frontier=Frontier(updates=(3, 12), student=DistillationSettings(rounds=2, updates=4, shift=1, flip=False)),
         statistics_images=(1, 10),
     ),
     "laptop": Scale(
@@ -64,6 +74,7 @@ SCALES = {
             ),
             width=32,
         ),
+        frontier=Frontier(updates=(20, 40, 80, 160), student=_laptop(6, 110)),
     ),
     "gpu": Scale(
         name="gpu",
@@ -74,6 +85,7 @@ SCALES = {
         schedule=Schedule(stages=((32, 500),), lr=0.1, decay="cosine", jitter=2),
         distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=200, updates=100)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=100, updates=100)),
+        frontier=Frontier(updates=(62, 125, 250, 500, 1000), student=DistillationSettings(rounds=50, updates=100)),
     ),
     "paper": Scale(
         name="paper",
@@ -90,6 +102,7 @@ SCALES = {
             for pair in PAIRS
         },
         generator=GeneratorSettings(student=DistillationSettings(rounds=250, updates=195)),
+        frontier=Frontier(updates=(250, 500, 1000, 2000), student=DistillationSettings(rounds=200, updates=49)),
     ),
 }
 

@@ -37,22 +37,22 @@ def pair_name(teacher: str, student: str) -> str:
 
 def teacher_cells(study: Study, names: Sequence[str]) -> dict[str, dict]:
     """The cells of several teachers, trained side by side."""
-    missing = [(name,) for name in names if not study.cells(f"teacher--{name}", _teacher_settings(study, name))]
+    missing = [(name,) for name in names if not study.cells(f"teacher--{name}", teacher_settings(study, name))]
     side_by_side(teacher_cell, study, missing)
     return {name: teacher_cell(study, name) for name in names}
 
 
 def teacher_cell(study: Study, name: str) -> dict:
     """The teacher's test top-1, from training it where it is not trained yet."""
-    return study.cell(f"teacher--{name}", _teacher_settings(study, name), lambda: _teacher_metrics(study, name))
+    return study.cell(f"teacher--{name}", teacher_settings(study, name), lambda: _teacher_metrics(study, name))
 
 
 def load_teacher(study: Study, name: str) -> nn.Module:
     """The trained teacher, in evaluation mode; trained first if its weights are missing, damaged or another's."""
     network, path, card = (
-        _create(study, name, seed=0),
+        fresh_network(study, name, seed=0),
         _teacher_path(study, name),
-        plain(_teacher_settings(study, name)),
+        plain(teacher_settings(study, name)),
     )
     with study.lock(f"teacher-{name}"):
         if load_tensors(path, card) is None:
@@ -66,7 +66,8 @@ def _teacher_path(study: Study, name: str) -> Path:
     return study.artifacts / "teachers" / f"{name}.safetensors"
 
 
-def _teacher_settings(study: Study, name: str) -> dict:
+def teacher_settings(study: Study, name: str) -> dict:
+    """Everything that a teacher's weights depend on."""
     return {
         "dataset": study.place.name,
         "network": name,
@@ -96,7 +97,7 @@ def _train_teacher(study: Study, name: str, network: nn.Module) -> None:
             split.labels.to(study.device),
             settings,
             checkpoint=checkpoint,
-            card=plain(_teacher_settings(study, name)),
+            card=plain(teacher_settings(study, name)),
             on_epoch=lambda epoch, _: progress.update(epoch - progress.n),
         )
 
@@ -108,7 +109,8 @@ def _train_sample(study: Study, count: int, seed: int = 0) -> tuple[Tensor, Tens
     return images.to(study.device), split.labels[order].to(study.device)
 
 
-def _create(study: Study, name: str, seed: int) -> nn.Module:
+def fresh_network(study: Study, name: str, seed: int) -> nn.Module:
+    """The network with random weights, as wide as the scale has it and made for the study's data."""
     torch.manual_seed(seed)
     channels = study.data.preprocessing.channels
     return models.create(name, len(study.data.classes), channels, study.scale.widths[name]).to(study.device)
@@ -129,7 +131,7 @@ def transfer_settings(study: Study, teacher: str, student: str, method: str, sta
     """Everything but the seed that a student's accuracy depends on."""
     scale = study.scale
     settings = {
-        "teacher": _teacher_settings(study, teacher),
+        "teacher": teacher_settings(study, teacher),
         "student": {"network": student, "width": scale.widths[student]},
         "method": method,
     }
@@ -144,7 +146,7 @@ def transfer_settings(study: Study, teacher: str, student: str, method: str, sta
 
 def _pool_settings(study: Study, teacher: str, method: str, statistics: int | str) -> dict:
     return {
-        "teacher": _teacher_settings(study, teacher),
+        "teacher": teacher_settings(study, teacher),
         "objective": objective_of(study, teacher, method),
         "schedule": study.scale.schedule,
         "batch_size": study.scale.batch_size,
@@ -166,7 +168,7 @@ def transfer_cell(
     """
     settings = transfer_settings(study, teacher, student, method, statistics)
     name = transfer_name(teacher, student, method, statistics)
-    work = _taught_by_generator if method == "dafl" else _taught_by_inversion
+    work = _taught_by_generator if method == "dafl" else taught_by_inversion
     arguments = (study, teacher, student, method, statistics, seed)
     return study.cell(name, settings, lambda: work(*arguments, settings), seed)
 
@@ -186,9 +188,10 @@ def finished_transfers(study: Study, teacher: str, student: str, method: str, st
     return study.cells(transfer_name(teacher, student, method, statistics), settings)
 
 
-def _taught_by_inversion(study, teacher, student, method, statistics, seed, settings) -> dict:
+def taught_by_inversion(study, teacher, student, method, statistics, seed, settings) -> dict:
+    """The metrics of a student taught on images that are made as it learns."""
     source = _ImageSource(study, teacher, student, method, statistics, seed)
-    student_network = _create(study, student, seed=seed + 1)
+    student_network = fresh_network(study, student, seed=seed + 1)
     rounds = study.scale.distillation[teacher, student].rounds
     with bar(rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
         history = distill(
@@ -216,7 +219,7 @@ def _taught_by_inversion(study, teacher, student, method, statistics, seed, sett
 
 def _taught_by_generator(study, teacher, student, method, statistics, seed, settings) -> dict:
     generator_settings, network = study.scale.generator, load_teacher(study, teacher)
-    student_network = _create(study, student, seed=seed + 1)
+    student_network = fresh_network(study, student, seed=seed + 1)
     with bar(generator_settings.student.rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
         generator, history = distill_with_generator(
             network,
