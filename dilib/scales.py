@@ -36,9 +36,9 @@ class Scale:
     statistics_images: tuple[int, ...] = (1, 10, 100, 1000)
 
 
-def _laptop(rounds: int, updates: int) -> DistillationSettings:
+def _laptop(updates: int) -> DistillationSettings:
     return DistillationSettings(
-        rounds=rounds, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4
+        rounds=6, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4
     )
 
 
@@ -49,7 +49,7 @@ SCALES = {
         widths={"vgg11_bn": 1 / 16, "resnet18": 1 / 16, "resnet34": 1 / 16},
         training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=3, batch_size=100, flip=False)),
         batch_size=50,
-        schedule=Schedule(stages=((32, 20),), lr=0.2, decay="cosine", jitter=2, flip=False, warm_start=0.85),
+        schedule=Schedule(stages=((32, 20),), lr=0.2, decay="cosine", jitter=2, flip=False),
         distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=3, updates=8, shift=1, flip=False)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=2, updates=5, batch_size=50), width=16),
         frontier=Frontier(updates=(3, 12), student=DistillationSettings(rounds=2, updates=4, shift=1, flip=False)),
@@ -66,15 +66,16 @@ SCALES = {
             "vgg11_bn": Objective(alpha_tv=1e-2, alpha_f=1.0, alpha_c=30.0),
             "resnet34": Objective(alpha_tv=1e-2, alpha_f=0.5, alpha_c=30.0),
         },
-        schedule=Schedule(stages=((32, 80),), lr=0.25, decay="cosine", jitter=4, clip=True, warm_start=0.85),
-        distillation=dict(zip(PAIRS, (_laptop(10, 130), _laptop(10, 150), _laptop(7, 200)), strict=True)),
+        schedule=Schedule(stages=((32, 120),), lr=0.25, decay="cosine", jitter=4, clip=True),
+        distillation=dict(zip(PAIRS, (_laptop(230), _laptop(280), _laptop(280)), strict=True)),
         generator=GeneratorSettings(
             student=DistillationSettings(
                 rounds=12, updates=50, batch_size=128, lr=0.2, decay="linear", temperature=20.0
             ),
             width=32,
         ),
-        frontier=Frontier(updates=(20, 40, 80, 160), student=_laptop(6, 110)),
+        frontier=Frontier(updates=(20, 40, 80, 160), student=_laptop(110)),
+        adaptive_after=2,
     ),
     "gpu": Scale(
         name="gpu",
