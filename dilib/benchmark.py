@@ -163,7 +163,7 @@ def measure(workload: Workload, device: torch.device, turns: int = TURNS) -> lis
     seconds = {name: [] for name in METHODS}
     for _ in range(turns):
         for name, steps in running.items():
-            seconds[name].append(min(_timed(steps, device) for _ in range(STEPS)))
+            seconds[name].append(min(timed(steps, device) for _ in range(STEPS)))
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return [
         Row(
@@ -180,7 +180,8 @@ def measure(workload: Workload, device: torch.device, turns: int = TURNS) -> lis
     ]
 
 
-def _timed(steps: Iterator, device: torch.device) -> float:
+def timed(steps: Iterator, device: torch.device) -> float:
+    """Seconds of the next step."""
     started = time.perf_counter()
     next(steps)
     if device.type == "cuda":

@@ -170,6 +170,22 @@ def frontier(students: pd.DataFrame) -> Figure:
     return figure
 
 
+def growth(images: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
+    """Seconds of an update against images a batch and resolution, with straight lines in images and in pixels."""
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.8))
+    panels = ((images, "images", 1, "images in a batch"), (sizes, "size", 2, "resolution, pixels a side"))
+    for axis, (frame, column, power, label) in zip(axes, panels, strict=True):
+        measured = frame[column] ** power
+        slope, intercept = np.polyfit(measured, frame["seconds"], 1)
+        along = np.linspace(frame[column].min(), frame[column].max(), 100)
+        axis.plot(along, slope * along**power + intercept, color="gray", linestyle="--", label="line it should follow")
+        axis.scatter(frame[column], frame["seconds"], color=PALETTE["DeepInversion"], zorder=3, label="measured")
+        axis.set(xlabel=label, ylabel="seconds an update", ylim=(0, None), xticks=frame[column])
+    axes[0].legend()
+    figure.tight_layout()
+    return figure
+
+
 def step_times(rows: pd.DataFrame) -> Figure:
     """The benchmark as a picture: milliseconds of a step (log), and above each bar its ratio to the floor."""
     figure, axis = plt.subplots(figsize=(13, 5))

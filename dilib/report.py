@@ -94,6 +94,8 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "figure4": "Figure 4. Accuracy on fresh images and on real images as transfer proceeds.",
     "table8": "Table 8 as a picture: student top-1 by source of the feature statistics.",
     "table8_images": "DeepInversion images by source of the feature statistics.",
+    "growth": "How the time of an update grows with the number of images and their resolution.",
+    "growth_images": "Images made at a single resolution and at several.",
     "frontier": "How few updates a batch will do: student top-1 by schedule.",
 }
 

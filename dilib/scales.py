@@ -21,6 +21,20 @@ class Frontier:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """A torchvision network, the numbers of images and resolutions that it is timed at, and two ways through ours.
+
+    `single` and `multi` are (resolution, updates) stages for 32×32 images, in the paper's proportions of 20 to 2 + 1.
+    """
+
+    network: str
+    images: tuple[int, ...]
+    sizes: tuple[int, ...]
+    single: tuple[tuple[int, int], ...]
+    multi: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Scale:
     name: str
     dataset: str
@@ -31,6 +45,7 @@ class Scale:
     distillation: dict[tuple[str, str], DistillationSettings]  # by teacher and student
     generator: GeneratorSettings
     frontier: Frontier
+    growth: Growth
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
     statistics_images: tuple[int, ...] = (1, 10, 100, 1000)
@@ -53,6 +68,7 @@ SCALES = {
         distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=3, updates=8, shift=1, flip=False)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=2, updates=5, batch_size=50), width=16),
         frontier=Frontier(updates=(3, 12), student=DistillationSettings(rounds=2, updates=4, shift=1, flip=False)),
+        growth=Growth("resnet18", (1, 2, 4), (32, 48, 64), single=((32, 20),), multi=((16, 2), (32, 1))),
         statistics_images=(1, 10),
     ),
     "laptop": Scale(
@@ -75,6 +91,7 @@ SCALES = {
             width=32,
         ),
         frontier=Frontier(updates=(20, 40, 80, 160), student=_laptop(110)),
+        growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 400),), ((16, 40), (32, 20))),
         adaptive_after=2,
     ),
     "gpu": Scale(
@@ -87,6 +104,7 @@ SCALES = {
         distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=200, updates=100)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=100, updates=100)),
         frontier=Frontier(updates=(62, 125, 250, 500, 1000), student=DistillationSettings(rounds=50, updates=100)),
+        growth=Growth("resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 2000),), ((16, 200), (32, 100))),
     ),
     "paper": Scale(
         name="paper",
@@ -104,6 +122,9 @@ SCALES = {
         },
         generator=GeneratorSettings(student=DistillationSettings(rounds=250, updates=195)),
         frontier=Frontier(updates=(250, 500, 1000, 2000), student=DistillationSettings(rounds=200, updates=49)),
+        growth=Growth(
+            "resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 20_000),), ((16, 2000), (32, 1000))
+        ),
     ),
 }
 

@@ -213,7 +213,7 @@ def taught_by_inversion(study, teacher, student, method, statistics, seed, setti
         "updates_per_batch": study.scale.schedule.updates,
         "seconds": sum(history.pop("seconds")),
         "history": history,
-        "samples": study.data.preprocessing.to_pixels(_by_class(images, labels, len(study.data.classes))),
+        "samples": study.data.preprocessing.to_pixels(by_class(images, labels, len(study.data.classes))),
     }
 
 
@@ -241,7 +241,7 @@ def _taught_by_generator(study, teacher, student, method, statistics, seed, sett
         "teacher_top1": accuracy(network, *study.test),
         "seconds": sum(history.pop("seconds")),
         "history": history,
-        "samples": study.data.preprocessing.to_pixels(_by_class(images, labels, len(study.data.classes))),
+        "samples": study.data.preprocessing.to_pixels(by_class(images, labels, len(study.data.classes))),
     }
 
 
@@ -249,7 +249,7 @@ def _student_path(study: Study, settings: dict, seed: int) -> Path:
     return study.artifacts / "students" / f"{digest(settings)}-seed{seed}.safetensors"
 
 
-def _by_class(images: Tensor, labels: Tensor, classes: int, rows: int = 2) -> Tensor:
+def by_class(images: Tensor, labels: Tensor, classes: int, rows: int = 2) -> Tensor:
     """`rows` rows of TILES images, one column a class; black where a class has no further image."""
     sheet = images.new_full((rows, TILES, *images.shape[1:]), -10.0)
     for label in range(min(classes, TILES)):
