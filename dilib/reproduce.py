@@ -14,6 +14,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from dilib import report
+from dilib.artifacts import write_atomically
 from dilib.data import Unreachable
 from dilib.progress import TERMINAL_BARS, without_bars
 from dilib.scales import SCALES
@@ -81,8 +82,9 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace) -> bool:
     """Execute one notebook and print the tables it wrote; whether it ran to its end."""
     print(f"\n{notebook.stem}", flush=True)
     executed = study.results / "notebooks" / notebook.name
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    temporary = executed.with_name(f".{os.getpid()}.{notebook.name}")
+    # What a killed run leaves behind stays out of results.
+    temporary = study.artifacts / "notebooks" / f"{os.getpid()}-{notebook.name}"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
     before = {path: path.stat().st_mtime_ns for path in study.results.glob("table*.md")}
     os.environ[TERMINAL_BARS] = "1"
     try:
@@ -100,8 +102,8 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace) -> bool:
         return False
     finally:
         if temporary.exists():
-            _clean(temporary)
-            temporary.replace(executed)
+            write_atomically(executed, _cleaned(temporary).encode())
+            temporary.unlink()
     for path in sorted(study.results.glob("table*.md")):
         if path.stat().st_mtime_ns != before.get(path):
             print(path.read_text(), flush=True)
@@ -122,8 +124,8 @@ def _parameters(notebook: Path, study: Study, options: argparse.Namespace) -> di
     return {name: value for name, value in offered.items() if name in taken}
 
 
-def _clean(path: Path) -> None:
-    """Leave no progress bars and no path of this machine in an executed notebook."""
+def _cleaned(path: Path) -> str:
+    """An executed notebook without progress bars and without a path of this machine."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
@@ -133,7 +135,7 @@ def _clean(path: Path) -> None:
             cell.outputs = [output for output in map(_without_bars, cell.outputs) if output is not None]
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = re.sub(r"^(results|artifacts) = .*\n?", "", cell.source, flags=re.MULTILINE)
-    nbformat.write(notebook, path)
+    return nbformat.writes(notebook) + "\n"
 
 
 def _without_bars(output):
