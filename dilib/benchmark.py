@@ -226,15 +226,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    origin = provenance(device)
-    rows = []
+    content = {**provenance(device), "precision": str(compute_dtype(device)), "rows": []}
+    path = Path(options.results) / "bench" / f"{_slug(content['device'])}.json"
     for workload in WORKLOADS:
-        rows += measure(workload, device)
-        print(as_table(rows[-len(METHODS) :]), "\n", flush=True)
-    path = Path(options.results) / "bench" / f"{_slug(origin['device'])}.json"
-    content = {**origin, "precision": str(compute_dtype(device)), "rows": [asdict(row) for row in rows]}
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-    plots.save(plots.step_times(pd.DataFrame(content["rows"])), path.with_suffix(".png"))
+        measured = measure(workload, device)
+        print(as_table(measured), "\n", flush=True)
+        # Written after each network, so that stopping early loses only the one being timed.
+        content["rows"] += [asdict(row) for row in measured]
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+        plots.save(plots.step_times(pd.DataFrame(content["rows"])), path.with_suffix(".png"))
     print(f"The benchmark is {path}")
 
 

@@ -21,7 +21,7 @@ from dilib.workers import side_by_side
 
 TEACHER, STUDENT = PAIRS[0]
 WARM_START = 0.85
-FAMILIES = {  # each has the changes of the one before it, too
+FAMILIES = {  # each with the changes of the one before it
     "paper": "small, constant steps from noise",
     "decay": "large, decaying, clipped steps",
     "warm": "and warm starts",
