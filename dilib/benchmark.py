@@ -1,6 +1,7 @@
 """Seconds and memory of one synthesis step: as anyone writes it first, at its floor, and ours. `make bench`.
 
 A network's methods take turns within one process, so that whatever else the machine does meets all of them alike.
+Memory is read in a process for each, as one that has used memory keeps some of it.
 """
 
 import argparse
@@ -8,12 +9,15 @@ import copy
 import gc
 import json
 import math
+import multiprocessing
 import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -61,11 +65,11 @@ class Workload:
 
 WORKLOADS = (
     *(
-        Workload(models.NAMES[name], lambda name=name: models.create(name, 10), batch, 32, 10)
+        Workload(models.NAMES[name], partial(models.create, name, 10), batch, 32, 10)
         for name, batch in (("vgg11_bn", 256), ("resnet18", 64), ("resnet34", 64))
     ),
     Workload("ResNet-50", torchvision.models.resnet50, 16, 224, 1000),
-    Workload("EfficientNet-Lite0", lambda: EfficientNet.from_name("efficientnet-lite0"), 16, 224, 1000),
+    Workload("EfficientNet-Lite0", partial(EfficientNet.from_name, "efficientnet-lite0"), 16, 224, 1000),
 )
 
 
@@ -150,21 +154,8 @@ METHODS: dict[str, Callable[[nn.Module, Tensor, int], Iterator]] = {
 
 def measure(workload: Workload, device: torch.device, turns: int = TURNS) -> list[Row]:
     """One row a method: median over `turns` of the seconds of a step, and peak memory of the first steps."""
-    torch.manual_seed(0)
-    network = workload.build().to(device).eval()
-    labels = torch.arange(workload.batch, device=device) % workload.classes
-    running, peak = {}, {}
-    for name, method in METHODS.items():
-        with _peak_memory(device) as used:
-            running[name] = method(network, labels, workload.size)
-            for _ in range(2):
-                next(running[name])
-        peak[name] = used()
-    seconds = {name: [] for name in METHODS}
-    for _ in range(turns):
-        for name, steps in running.items():
-            seconds[name].append(min(timed(steps, device) for _ in range(STEPS)))
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+    peak = {name: peak_memory(workload, name, device) for name in METHODS}
+    median = step_seconds(workload, device, turns)
     return [
         Row(
             network=workload.name,
@@ -180,6 +171,26 @@ def measure(workload: Workload, device: torch.device, turns: int = TURNS) -> lis
     ]
 
 
+def step_seconds(workload: Workload, device: torch.device, turns: int) -> dict[str, float]:
+    """Median over `turns` of the seconds of a step, by method."""
+    network, labels = _prepared(workload, device)
+    running = {name: method(network, labels, workload.size) for name, method in METHODS.items()}
+    seconds = {name: [] for name in METHODS}
+    for turn in range(-1, turns):  # the first turn, not counted, is for what is set up once
+        for name, steps in running.items():
+            quickest = min(timed(steps, device) for _ in range(STEPS))
+            if turn >= 0:
+                seconds[name].append(quickest)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _prepared(workload: Workload, device: torch.device) -> tuple[nn.Module, Tensor]:
+    """The network, with the same random weights each time, and labels for its batch."""
+    torch.manual_seed(0)
+    labels = torch.arange(workload.batch, device=device) % workload.classes
+    return workload.build().to(device).eval(), labels
+
+
 def timed(steps: Iterator, device: torch.device) -> float:
     """Seconds of the next step."""
     started = time.perf_counter()
@@ -189,21 +200,28 @@ def timed(steps: Iterator, device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-@contextmanager
-def _peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
-    """A function that tells, after the block, how many MiB it added at its peak; None where that can't be read."""
+def peak_memory(workload: Workload, method: str, device: torch.device) -> float | None:
+    """MiB that a method's first steps add at their peak, in a process of their own; None where that can't be read."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_added_at_peak, workload, method, device).result()
+
+
+def _added_at_peak(workload: Workload, method: str, device: torch.device) -> float | None:
+    torch.set_flush_denormal(True)
+    network, labels = _prepared(workload, device)
+    compute_dtype(device)
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        peak = lambda: torch.cuda.max_memory_allocated(device)  # noqa: E731
     else:
         _forget_peak()
-        before, peak = _process_memory("VmRSS"), lambda: _process_memory("VmHWM")
-    found: list[float] = []
-    yield lambda: found[0] if found else None
-    if before is not None:
-        found.append((peak() - before) / 2**20)
+        before = _process_memory("VmRSS")
+    steps = METHODS[method](network, labels, workload.size)
+    for _ in range(2):
+        next(steps)
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _process_memory("VmHWM")
+    return None if before is None else (peak - before) / 2**20
 
 
 def _forget_peak() -> None:

@@ -58,7 +58,7 @@ def resolution_cell(study: Study, stages: tuple[tuple[int, int], ...], seed: int
 
     The judge is a network that had no part in making them.
     """
-    schedule = replace(study.scale.schedule, stages=stages)
+    schedule = replace(study.scale.schedule[TEACHER], stages=stages)
     settings = {
         "teacher": transfer.teacher_settings(study, TEACHER),
         "judge": transfer.teacher_settings(study, JUDGE),

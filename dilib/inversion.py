@@ -49,7 +49,8 @@ class Schedule:
 
     `decay` is "constant" (the paper) or "cosine", within each stage. `jitter` is the largest roll in pixels at the
     last resolution. A later stage starts from the earlier one's images, nearest-neighbour up-sampled (Sec. 4.4).
-    With `warm_start` above 0, batches after the first start from that share of an earlier batch and the rest of noise.
+    With `warm_start` above 0, batches after the first start from that share of an earlier batch and the rest of noise,
+    and get `warm_updates` at the last resolution.
     """
 
     stages: tuple[tuple[int, int], ...] = ((32, 2000),)
@@ -59,6 +60,7 @@ class Schedule:
     flip: bool = True
     clip: bool = False
     warm_start: float = 0.0
+    warm_updates: int = 0
 
     def __post_init__(self):
         if self.decay not in ("constant", "cosine"):
@@ -67,10 +69,19 @@ class Schedule:
             raise ValueError(f"stages {self.stages} must be (resolution, updates) pairs, each at least 1")
         if not 0 <= self.warm_start < 1:
             raise ValueError(f"warm_start {self.warm_start} is out of range; choose 0 (noise alone) to below 1")
+        if bool(self.warm_start) != (self.warm_updates > 0):
+            raise ValueError(
+                f"warm_start {self.warm_start} with warm_updates {self.warm_updates}; give both, or neither"
+            )
 
-    @property
-    def updates(self) -> int:
-        return sum(updates for _, updates in self.stages)
+    def updates(self, batches: int = 1) -> int:
+        """Gradient updates that so many batches take."""
+        first = sum(updates for _, updates in self.stages)
+        return first + (batches - 1) * (self.warm_updates or first)
+
+    def after_a_warm_start(self) -> "Schedule":
+        """The schedule of a batch that starts from an earlier one."""
+        return replace(self, stages=((self.stages[-1][0], self.warm_updates),))
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,8 @@ def invert(
     """Optimise a batch of images from N(0, 1) noise towards `labels` (N,). Eqs. 2 to 9, Sec. 4.1.
 
     `statistics` default to the teacher's BatchNorm running statistics. `student`, needed where α_c > 0, is the network
-    in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, of which the
-    schedule's `warm_start` is kept. The same seed on the same machine gives the same images, bit for bit.
+    in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
+    schedule's warm start. The same seed on the same machine gives the same images, bit for bit.
     Raises ValueError for bad input and FloatingPointError when a loss stops being finite.
     """
     images, history = None, []
@@ -145,6 +156,8 @@ def updates(
     _check(teacher, preprocessing, labels, objective, student, start)
     device = next(teacher.parameters()).device
     terms_of = _terms(teacher, labels.to(device), objective, statistics, student)
+    if start is not None:
+        schedule = schedule.after_a_warm_start()
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(labels), preprocessing.channels, *[schedule.stages[0][0]] * 2, generator=generator)
     images = noise.to(device) if start is None else _blend(start.to(device), noise.to(device), schedule.warm_start)

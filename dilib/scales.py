@@ -1,6 +1,6 @@
 """How large each scale is. One name picks all sizes; nothing else differs between scales."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dilib.distillation import DistillationSettings
 from dilib.generator import GeneratorSettings
@@ -14,9 +14,13 @@ TEACHERS = ("vgg11_bn", "resnet34")
 
 @dataclass(frozen=True)
 class Frontier:
-    """Numbers of updates a batch that are compared, and how the students, of Table 1's first pair, are taught."""
+    """Mean updates a batch that are compared, and how the students, of Table 1's first pair, are taught.
+
+    `more_updates` are for the paper's kind of schedule alone.
+    """
 
     updates: tuple[int, ...]
+    more_updates: tuple[int, ...]
     student: DistillationSettings
 
 
@@ -41,7 +45,7 @@ class Scale:
     widths: dict[str, float]
     training: dict[str, TrainingSettings]
     batch_size: int
-    schedule: Schedule
+    schedule: dict[str, Schedule]  # by teacher
     distillation: dict[tuple[str, str], DistillationSettings]  # by teacher and student
     generator: GeneratorSettings
     frontier: Frontier
@@ -51,10 +55,15 @@ class Scale:
     statistics_images: tuple[int, ...] = (1, 10, 100, 1000)
 
 
-def _laptop(updates: int) -> DistillationSettings:
+def _laptop(rounds: int, updates: int) -> DistillationSettings:
     return DistillationSettings(
-        rounds=6, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4
+        rounds=rounds, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4
     )
+
+
+# ResNet-34's images need more updates than a warm start leaves them.
+LAPTOP_SCHEDULE = Schedule(stages=((32, 120),), lr=0.25, decay="cosine", jitter=4, clip=True)
+LAPTOP_WARM = replace(LAPTOP_SCHEDULE, stages=((32, 200),), warm_start=0.9, warm_updates=40)
 
 
 SCALES = {
@@ -64,10 +73,15 @@ SCALES = {
         widths={"vgg11_bn": 1 / 16, "resnet18": 1 / 16, "resnet34": 1 / 16},
         training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=3, batch_size=100, flip=False)),
         batch_size=50,
-        schedule=Schedule(stages=((32, 20),), lr=0.2, decay="cosine", jitter=2, flip=False),
+        schedule={
+            "vgg11_bn": Schedule(
+                ((32, 20),), lr=0.2, decay="cosine", jitter=2, flip=False, warm_start=0.9, warm_updates=8
+            ),
+            "resnet34": Schedule(((32, 20),), lr=0.2, decay="cosine", jitter=2, flip=False),
+        },
         distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=3, updates=8, shift=1, flip=False)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=2, updates=5, batch_size=50), width=16),
-        frontier=Frontier(updates=(3, 12), student=DistillationSettings(rounds=2, updates=4, shift=1, flip=False)),
+        frontier=Frontier((3, 12), (), student=DistillationSettings(rounds=2, updates=4, shift=1, flip=False)),
         growth=Growth("resnet18", (1, 2, 4), (32, 48, 64), single=((32, 20),), multi=((16, 2), (32, 1))),
         statistics_images=(1, 10),
     ),
@@ -82,15 +96,15 @@ SCALES = {
             "vgg11_bn": Objective(alpha_tv=1e-2, alpha_f=1.0, alpha_c=30.0),
             "resnet34": Objective(alpha_tv=1e-2, alpha_f=0.5, alpha_c=30.0),
         },
-        schedule=Schedule(stages=((32, 120),), lr=0.25, decay="cosine", jitter=4, clip=True),
-        distillation=dict(zip(PAIRS, (_laptop(230), _laptop(280), _laptop(280)), strict=True)),
+        schedule={"vgg11_bn": LAPTOP_WARM, "resnet34": LAPTOP_SCHEDULE},
+        distillation=dict(zip(PAIRS, (_laptop(14, 100), _laptop(14, 110), _laptop(6, 260)), strict=True)),
         generator=GeneratorSettings(
             student=DistillationSettings(
                 rounds=12, updates=50, batch_size=128, lr=0.2, decay="linear", temperature=20.0
             ),
             width=32,
         ),
-        frontier=Frontier(updates=(20, 40, 80, 160), student=_laptop(110)),
+        frontier=Frontier((20, 40, 80), (160, 320), student=_laptop(6, 100)),
         growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 400),), ((16, 40), (32, 20))),
         adaptive_after=2,
     ),
@@ -100,10 +114,10 @@ SCALES = {
         widths={"vgg11_bn": 1.0, "resnet18": 1.0, "resnet34": 1.0},
         training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=30)),
         batch_size=256,
-        schedule=Schedule(stages=((32, 500),), lr=0.1, decay="cosine", jitter=2),
+        schedule=dict.fromkeys(TEACHERS, Schedule(((32, 500),), lr=0.1, decay="cosine", jitter=2)),
         distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=200, updates=100)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=100, updates=100)),
-        frontier=Frontier(updates=(62, 125, 250, 500, 1000), student=DistillationSettings(rounds=50, updates=100)),
+        frontier=Frontier((62, 125, 250, 500), (1000, 2000), student=DistillationSettings(rounds=50, updates=100)),
         growth=Growth("resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 2000),), ((16, 200), (32, 100))),
     ),
     "paper": Scale(
@@ -112,7 +126,7 @@ SCALES = {
         widths={"vgg11_bn": 1.0, "resnet18": 1.0, "resnet34": 1.0},
         training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=200, batch_size=128, lr=0.1)),
         batch_size=256,
-        schedule=Schedule(stages=((32, 2000),), lr=0.05, jitter=4),
+        schedule=dict.fromkeys(TEACHERS, Schedule(((32, 2000),), lr=0.05, jitter=4)),
         # 250 epochs of 195 updates, with 4 new batches an epoch (VGG-11-BN) or 2 (ResNet-34)
         distillation={
             pair: DistillationSettings(rounds=1000, updates=49)
@@ -121,7 +135,7 @@ SCALES = {
             for pair in PAIRS
         },
         generator=GeneratorSettings(student=DistillationSettings(rounds=250, updates=195)),
-        frontier=Frontier(updates=(250, 500, 1000, 2000), student=DistillationSettings(rounds=200, updates=49)),
+        frontier=Frontier((250, 500, 1000, 2000), (), student=DistillationSettings(rounds=200, updates=49)),
         growth=Growth(
             "resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 20_000),), ((16, 2000), (32, 1000))
         ),

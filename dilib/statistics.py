@@ -112,8 +112,8 @@ class ObservedBatchNorm(nn.Module):
 class _NormWithMoments(torch.autograd.Function):
     """Frozen BatchNorm and its input's moments in one node, so that backward reads each feature map once.
 
-    Both parts of the input gradient are per-channel affine maps, g·scale and (x − μ)·2ġ_σ²/n + ġ_μ/n, which the
-    BatchNorm kernel computes with fp32 parameters over half-precision features.
+    The input gradient is g·scale + (x − μ)·2ġ_σ²/n + ġ_μ/n, per channel. The BatchNorm kernel computes the second part
+    with fp32 parameters over half-precision features; the first is added in place, at the features' precision.
     """
 
     @staticmethod
@@ -137,10 +137,7 @@ class _NormWithMoments(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output: Tensor, grad_mean: Tensor, grad_variance: Tensor):
         features, mean, scale = ctx.saved_tensors
-        ones, zeros = torch.ones_like(mean), torch.zeros_like(mean)
-        gradient = _affine(features, mean, ones, grad_variance * (2 / ctx.count), grad_mean / ctx.count)
-        return gradient.add_(_affine(grad_output, zeros, ones, scale, zeros)), None, None
-
-
-def _affine(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=0.0)
+        weight, bias = grad_variance * (2 / ctx.count), grad_mean / ctx.count
+        gradient = F.batch_norm(features, mean, torch.ones_like(mean), weight, bias, training=False, eps=0.0)
+        scale = scale.to(gradient.dtype).view(1, -1, *[1] * (gradient.ndim - 2))
+        return gradient.addcmul_(grad_output, scale), None, None

@@ -99,6 +99,10 @@ class Study:
         paths = sorted((self.results / "cells").glob(f"{name}--seed*.json"))
         return [cell for path in paths if (cell := _read_cell(path, settings)) is not None]
 
+    def has(self, name: str, settings: dict, seed: int) -> bool:
+        """Whether the cell is there, with these settings."""
+        return seed in [cell["seed"] for cell in self.cells(name, settings)]
+
     def samples(self, cell: dict) -> Tensor:
         """The sample images, uint8 (N, C, H, W), that were saved with a cell."""
         return _read_tiles(self._cell_path(cell["name"], cell["seed"]).with_suffix(".png"))

@@ -18,7 +18,7 @@ from dilib.progress import bar
 from dilib.statistics import FeatureStatistics
 from dilib.study import TILES, Study, plain
 from dilib.training import train
-from dilib.workers import side_by_side
+from dilib.workers import cells_side_by_side
 
 METHODS = {  # in the paper's words
     "noise": "Noise (L)",
@@ -37,14 +37,18 @@ def pair_name(teacher: str, student: str) -> str:
 
 def teacher_cells(study: Study, names: Sequence[str]) -> dict[str, dict]:
     """The cells of several teachers, trained side by side."""
-    missing = [(name,) for name in names if not study.cells(f"teacher--{name}", teacher_settings(study, name))]
-    side_by_side(teacher_cell, study, missing)
-    return {name: teacher_cell(study, name) for name in names}
+    found = cells_side_by_side(teacher_cell, _teacher_key, study, [(name,) for name in names])
+    return dict(zip(names, found, strict=True))
 
 
 def teacher_cell(study: Study, name: str) -> dict:
     """The teacher's test top-1, from training it where it is not trained yet."""
-    return study.cell(f"teacher--{name}", teacher_settings(study, name), lambda: _teacher_metrics(study, name))
+    name_of_cell, settings, seed = _teacher_key(study, name)
+    return study.cell(name_of_cell, settings, lambda: _teacher_metrics(study, name), seed)
+
+
+def _teacher_key(study: Study, name: str) -> tuple[str, dict, int]:
+    return f"teacher--{name}", teacher_settings(study, name), 0
 
 
 def load_teacher(study: Study, name: str) -> nn.Module:
@@ -148,7 +152,7 @@ def _pool_settings(study: Study, teacher: str, method: str, statistics: int | st
     return {
         "teacher": teacher_settings(study, teacher),
         "objective": objective_of(study, teacher, method),
-        "schedule": study.scale.schedule,
+        "schedule": study.scale.schedule[teacher],
         "batch_size": study.scale.batch_size,
         "statistics": statistics,
     }
@@ -166,8 +170,7 @@ def transfer_cell(
 
     `statistics` is "batchnorm", or the number of real images that feature statistics are measured on (Table 8).
     """
-    settings = transfer_settings(study, teacher, student, method, statistics)
-    name = transfer_name(teacher, student, method, statistics)
+    name, settings, _ = _transfer_key(study, teacher, student, method, statistics, seed)
     work = _taught_by_generator if method == "dafl" else taught_by_inversion
     arguments = (study, teacher, student, method, statistics, seed)
     return study.cell(name, settings, lambda: work(*arguments, settings), seed)
@@ -175,11 +178,12 @@ def transfer_cell(
 
 def run_transfers(study: Study, tasks: Iterable[tuple[str, str, str, int | str, int]]) -> None:
     """The cells of (teacher, student, method, statistics, seed), side by side, where they are not there yet."""
-    missing = []
-    for *key, seed in tasks:
-        if seed not in [cell["seed"] for cell in finished_transfers(study, *key)]:
-            missing.append((*key, seed))
-    side_by_side(transfer_cell, study, missing)
+    cells_side_by_side(transfer_cell, _transfer_key, study, tasks)
+
+
+def _transfer_key(study, teacher, student, method, statistics, seed) -> tuple[str, dict, int]:
+    name = transfer_name(teacher, student, method, statistics)
+    return name, transfer_settings(study, teacher, student, method, statistics), seed
 
 
 def finished_transfers(study: Study, teacher: str, student: str, method: str, statistics: int | str = BATCHNORM):
@@ -210,7 +214,7 @@ def taught_by_inversion(study, teacher, student, method, statistics, seed, setti
         "top1": history["student_on_test"][-1],
         "teacher_top1": accuracy(source.teacher, *study.test),
         "images": rounds * study.scale.batch_size,
-        "updates_per_batch": study.scale.schedule.updates,
+        "updates": study.scale.schedule[teacher].updates(rounds),
         "seconds": sum(history.pop("seconds")),
         "history": history,
         "samples": study.data.preprocessing.to_pixels(by_class(images, labels, len(study.data.classes))),
@@ -266,7 +270,7 @@ class _ImageSource:
     """
 
     def __init__(self, study: Study, teacher: str, student: str, method: str, statistics: int | str, seed: int):
-        self.study, self.seed = study, seed
+        self.study, self.seed, self.schedule = study, seed, study.scale.schedule[teacher]
         self.teacher = load_teacher(study, teacher)
         shared = "deepinversion" if method == "adaptive" else method
         self.shared = (
@@ -292,7 +296,7 @@ class _ImageSource:
                         self.study.data.preprocessing,
                         labels,
                         objective,
-                        self.study.scale.schedule,
+                        self.schedule,
                         statistics=self.statistics,
                         student=student,
                         start=start,
@@ -303,7 +307,7 @@ class _ImageSource:
 
     def _start(self, index: int, student: nn.Module) -> tuple[Tensor | None, Tensor]:
         """The images that batch `index` starts from, if any, and its labels: an earlier batch's, or new ones."""
-        if index and self.study.scale.schedule.warm_start:
+        if index and self.schedule.warm_start:
             generator = torch.Generator().manual_seed(self._batch_seed(index))
             return self(int(torch.randint(index, (), generator=generator)), student)
         classes = len(self.study.data.classes)

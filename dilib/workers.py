@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
@@ -31,6 +31,19 @@ def side_by_side(work: Callable[..., dict], study: Study, arguments: Sequence[tu
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def cells_side_by_side(
+    work: Callable[..., dict], key: Callable[..., tuple[str, dict, int]], study: Study, arguments: Iterable[tuple]
+) -> list[dict]:
+    """The cells `work(study, *each)`, in order; those that are not there yet are made side by side first.
+
+    `key(study, *each)` is the cell's name, settings and seed.
+    """
+    arguments = list(arguments)
+    missing = [each for each in arguments if not study.has(*key(study, *each))]
+    side_by_side(work, study, missing)
+    return [work(study, *each) for each in arguments]
 
 
 def _begin(reports) -> None:

@@ -1,16 +1,19 @@
 import json
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from dilib import inversion, models
-from dilib.benchmark import METHODS, Workload, measure, textbook
+from dilib import benchmark, inversion, models
+from dilib.benchmark import METHODS, Workload, measure, peak_memory, textbook
 from dilib.inversion import Objective, Schedule
 
-TINY = Workload("tiny", lambda: models.create("vgg11_bn", 4, width=1 / 16), batch=8, size=32, classes=4)
+TINY = Workload("tiny", partial(models.create, "vgg11_bn", 4, width=1 / 16), batch=8, size=32, classes=4)
 
 
-def test_rows_agree_with_each_other():
+def test_rows_agree_with_each_other(monkeypatch):
+    monkeypatch.setattr(benchmark, "peak_memory", lambda *arguments: None)
     rows = {row.method: row for row in measure(TINY, torch.device("cpu"), turns=2)}
     assert list(rows) == list(METHODS)
     assert rows["floor"].ratio_to_floor == rows["textbook"].speedup_over_textbook == 1
@@ -19,6 +22,13 @@ def test_rows_agree_with_each_other():
         assert row.ratio_to_floor == pytest.approx(row.seconds / rows["floor"].seconds)
         assert row.speedup_over_textbook == pytest.approx(rows["textbook"].seconds / row.seconds)
     json.dumps([vars(row) for row in rows.values()])
+
+
+def test_peak_memory_holds_the_feature_maps():
+    many = replace(TINY, batch=2048)
+    first_map = 2048 * 4 * 32 * 32 * 2 / 2**20  # MiB, in half precision
+    added = peak_memory(many, "floor", torch.device("cpu"))
+    assert added is None or first_map < added < 30 * first_map
 
 
 def test_our_loop_makes_the_images_of_the_textbook_loop(teacher, preprocessing, monkeypatch):

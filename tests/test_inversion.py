@@ -66,13 +66,21 @@ def test_several_resolutions_and_clipping(teacher, preprocessing):
 
 
 def test_a_warm_start_keeps_its_share_of_earlier_images_and_their_variance(teacher, preprocessing):
-    still = replace(SHORT, stages=((32, 1),), lr=1e-9, warm_start=0.6)
+    still = replace(SHORT, stages=((32, 1),), lr=1e-9, warm_start=0.6, warm_updates=1)
     earlier = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
     def begin(start=None):
         return invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), still, start=start, seed=3).images
 
     torch.testing.assert_close(begin(earlier), 0.6 * earlier + 0.8 * begin())
+
+
+def test_batches_after_a_warm_start_take_fewer_updates(teacher, preprocessing):
+    schedule = replace(SHORT, stages=((32, 4), (32, 3)), warm_start=0.6, warm_updates=2)
+    first = invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), schedule)
+    second = invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), schedule, start=first.images)
+    assert (len(first.history), len(second.history)) == (7, 2)
+    assert [schedule.updates(batches) for batches in (1, 2, 3)] == [7, 9, 11]
 
 
 def test_labels_are_balanced():
@@ -118,5 +126,7 @@ def test_unknown_names_list_the_choices():
         Schedule(decay="linear")
     with pytest.raises(ValueError, match=r"warm_start 1 is out of range; choose 0"):
         Schedule(warm_start=1)
+    with pytest.raises(ValueError, match=r"warm_start 0.5 with warm_updates 0; give both, or neither"):
+        Schedule(warm_start=0.5)
     with pytest.raises(ValueError, match=r"must be \(resolution, updates\) pairs"):
         Schedule(stages=())
