@@ -1,6 +1,7 @@
 """Teachers and students for 32×32 images, built from torchvision's blocks, and the preprocessing a network needs."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -27,22 +28,26 @@ class Preprocessing:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (N, C, H, W) in 0..255 → float, zero mean and unit deviation over the training set."""
-        mean, std = self._columns(pixels.device)
+        mean, std = _columns(self, pixels.device)
         return (pixels.float() / 255 - mean) / std
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Normalised (N, C, H, W) → uint8 in 0..255, out-of-range values cut."""
-        mean, std = self._columns(images.device)
+        mean, std = _columns(self, images.device)
         return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def clip(self, images: Tensor) -> Tensor:
         """Normalised images cut to the range that real pixels can take. Eq. 16."""
-        mean, std = self._columns(images.device)
+        mean, std = _columns(self, images.device)
         return losses.clip_to_pixel_range(images, mean, std)
 
-    def _columns(self, device) -> tuple[Tensor, Tensor]:
-        shape = (1, -1, 1, 1)
-        return torch.tensor(self.mean, device=device).view(shape), torch.tensor(self.std, device=device).view(shape)
+
+@lru_cache
+def _columns(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and std as (1, C, 1, 1). Kept, as a copy to an accelerator in every update would make it wait."""
+    shape = (1, -1, 1, 1)
+    mean, std = (torch.tensor(values, device=device) for values in (preprocessing.mean, preprocessing.std))
+    return mean.view(shape), std.view(shape)
 
 
 def create(name: str, classes: int, channels: int = 3, width: float = 1.0) -> nn.Module:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dilib import models
+from dilib import inversion, models
 from dilib.inversion import TERMS, Objective, Schedule, balanced_labels, invert
 
 SHORT = Schedule(stages=((32, 12),), lr=0.1, jitter=2)
@@ -81,6 +81,16 @@ def test_batches_after_a_warm_start_take_fewer_updates(teacher, preprocessing):
     second = invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), schedule, start=first.images)
     assert (len(first.history), len(second.history)) == (7, 2)
     assert [schedule.updates(batches) for batches in (1, 2, 3)] == [7, 9, 11]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_cuda_graph_makes_the_images_of_the_plain_loop(teacher, preprocessing, monkeypatch):
+    arguments = (teacher.cuda(), preprocessing, LABELS, OBJECTIVE, SHORT)
+    graphed = invert(*arguments, student=student(teacher).cuda())
+    monkeypatch.setattr(inversion, "_graphed", lambda terms_of, images: terms_of)
+    plain = invert(*arguments, student=student(teacher).cuda())
+    torch.testing.assert_close(graphed.images, plain.images, atol=1e-2, rtol=0)
+    torch.testing.assert_close(graphed.history, plain.history, atol=1e-2, rtol=1e-2)
 
 
 def test_labels_are_balanced():
