@@ -242,6 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m dilib.benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("--results", default="results", help="folder for results")
     options = parser.parse_args(arguments)
+    plots.set_style()
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     content = {**provenance(device), "precision": str(compute_dtype(device)), "rows": []}

@@ -17,21 +17,44 @@ def distillation(teacher_logits: Tensor, student_logits: Tensor, temperature: fl
 
 def total_variation(images: Tensor) -> Tensor:
     """R_TV: ℓ2 norms of the differences to four one-pixel shifts, summed; (N, C, H, W) → scalar. Eq. 3, Sec. B.1."""
-    return sum(torch.linalg.vector_norm(difference) for difference in _neighbour_differences(images))
+    return _TotalVariation.apply(images)
 
 
 def total_variation_l1(images: Tensor) -> Tensor:
     """The ℓ1 form of R_TV: mean absolute difference to each of the four shifts, summed. Sec. E.1."""
-    return sum(difference.abs().mean() for difference in _neighbour_differences(images))
+    return sum((one - other).abs().mean() for one, other in _neighbours(images))
 
 
-def _neighbour_differences(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _neighbours(images: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Views of the images and of their shifts by one pixel: horizontal, vertical, two diagonals."""
     return (
-        images[..., :, 1:] - images[..., :, :-1],
-        images[..., 1:, :] - images[..., :-1, :],
-        images[..., 1:, 1:] - images[..., :-1, :-1],
-        images[..., 1:, :-1] - images[..., :-1, 1:],
+        (images[..., :, 1:], images[..., :, :-1]),
+        (images[..., 1:, :], images[..., :-1, :]),
+        (images[..., 1:, 1:], images[..., :-1, :-1]),
+        (images[..., 1:, :-1], images[..., :-1, 1:]),
     )
+
+
+class _TotalVariation(torch.autograd.Function):
+    """R_TV, its gradient gathered in one tensor: stock slicing would copy the images once for each of eight views."""
+
+    @staticmethod
+    def forward(ctx, images: Tensor) -> Tensor:
+        differences = [one - other for one, other in _neighbours(images)]
+        norms = torch.stack([torch.linalg.vector_norm(difference) for difference in differences])
+        ctx.save_for_backward(images, norms, *differences)
+        return norms.sum()
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> Tensor:
+        images, norms, *differences = ctx.saved_tensors
+        gradient = torch.zeros_like(images)
+        factors = torch.where(norms > 0, grad_output / norms, 0)
+        for (one, other), difference, factor in zip(_neighbours(gradient), differences, factors, strict=True):
+            scaled = difference * factor
+            one += scaled
+            other -= scaled
+        return gradient
 
 
 def l2_norm(images: Tensor) -> Tensor:

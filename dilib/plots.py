@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
 from torch import Tensor
 
 _COLOURS = sns.color_palette("colorblind")  # safe for the colour-blind
@@ -191,7 +192,11 @@ def step_times(rows: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(13, 5))
     sns.barplot(rows.assign(ms=1000 * rows["seconds"]), x="network", y="ms", hue="method", palette=PALETTE, ax=axis)
     for bars, (_, shown) in zip(axis.containers, rows.groupby("method", sort=False), strict=True):
-        axis.bar_label(bars, [f"{ratio:.1f}×" for ratio in shown["ratio_to_floor"]], fontsize="xx-small")
+        axis.bar_label(bars, [f"{ratio:.2f}" for ratio in shown["ratio_to_floor"]], fontsize="xx-small")
     axis.set(yscale="log", xlabel=None, ylabel="milliseconds a step")
-    axis.legend(title="times the floor", loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.minorticks_off()
+    axis.grid(False, axis="x")
+    axis.legend(title="above: times the floor", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

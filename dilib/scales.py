@@ -105,7 +105,7 @@ SCALES = {
             width=32,
         ),
         frontier=Frontier((20, 40, 80), (160, 320), student=_laptop(6, 100)),
-        growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 400),), ((16, 40), (32, 20))),
+        growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
         adaptive_after=2,
     ),
     "gpu": Scale(

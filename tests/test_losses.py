@@ -47,6 +47,9 @@ def test_total_variation_by_hand():
     assert losses.image_prior(image, 2.0, 3.0).item() == pytest.approx(
         2 * losses.total_variation(image).item() + 3 * math.sqrt(85)
     )
+    even = torch.ones(1, 1, 4, 4, requires_grad=True)
+    losses.total_variation(even).backward()
+    assert even.grad.tolist() == torch.zeros(1, 1, 4, 4).tolist()
 
 
 def test_feature_distance_by_hand():
