@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,6 +258,16 @@ def _image_files(name: str, folder: Path) -> tuple[list, list, list[str]]:
     if len(classes) < 2:
         raise ValueError(f"{root / 'train'} has {len(classes)} class folder(s); a classifier needs at least 2")
     return _listed(root / "train", classes), _listed(test, classes), classes
+
+
+def imagenet_validation(folder: Path | str, classes: Sequence[int], size: int = 256) -> Split | None:
+    """The first validation image of each class from `folder`/imagenet/val/WNID, or None where it is not there."""
+    root = Path(folder) / "imagenet" / "val"
+    wnids = sorted(path.name for path in root.glob("n*"))
+    if len(wnids) != 1000:
+        return None
+    files = [(_listed(root, [wnids[label]])[0][0], label) for label in classes]
+    return _decoded(files, 3, size, Path(folder) / "decoded")
 
 
 def _listed(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:

@@ -1,7 +1,10 @@
-"""How good a network is."""
+"""How good a network is, and how varied images are to one."""
+
+import warnings
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.image.inception import InceptionScore
 
 from dilib.inversion import compute_dtype
 from dilib.statistics import frozen_copy
@@ -19,3 +22,12 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tenso
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Top-1 in percent on normalised images (N, C, H, W) with labels (N,)."""
     return 100 * (predict(network, images).argmax(1) == labels).float().mean().item()
+
+
+def inception_score(logits: Tensor) -> float:
+    """Inception Score exp(mean KL(p(y|x), p(y))) from a classifier's logits (N, K) of N images; at most min(N, K)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on memory, and on the deviation over splits, of which there is one
+        score = InceptionScore(feature=nn.Identity(), splits=1)
+        score.update(logits.double())
+        return score.compute()[0].item()

@@ -108,12 +108,14 @@ def invert(
     student: nn.Module | None = None,
     start: Tensor | None = None,
     seed: int = 0,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Inversion:
     """Optimise a batch of images from N(0, 1) noise towards `labels` (N,). Eqs. 2 to 9, Sec. 4.1.
 
     `statistics` default to the teacher's BatchNorm running statistics. `student`, needed where α_c > 0, is the network
     in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
-    schedule's warm start. The same seed on the same machine gives the same images, bit for bit.
+    schedule's warm start. `watch(updates done, images)` is called after each update. The same seed on the same machine
+    gives the same images, bit for bit.
     Raises ValueError for bad input and FloatingPointError when a loss stops being finite.
     """
     images, history = None, []
@@ -130,6 +132,8 @@ def invert(
     ):
         images = made
         history.append(terms)
+        if watch:
+            watch(len(history), images)
         # Looking at the numbers makes an accelerator wait, so they are looked at now and then.
         if len(history) % 50 == 0:
             _require_finite(history)
@@ -155,6 +159,7 @@ def updates(
     """
     _check(teacher, preprocessing, labels, objective, student, start)
     device = next(teacher.parameters()).device
+    _check_resolution(teacher, preprocessing.channels, schedule, device)
     terms_of = _terms(teacher, labels.to(device), objective, statistics, student)
     if start is not None:
         schedule = schedule.after_a_warm_start()
@@ -274,6 +279,18 @@ def _check(
     if labels.ndim != 1 or len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
         span = f"{labels.min()}..{labels.max()}" if labels.numel() else "none"
         raise ValueError(f"labels {span} do not fit the teacher's {classes} classes; use 0..{classes - 1}")
+
+
+@torch.no_grad()
+def _check_resolution(teacher: nn.Module, channels: int, schedule: Schedule, device: torch.device) -> None:
+    size = min(size for size, _ in schedule.stages)
+    try:
+        teacher(torch.zeros(1, channels, size, size, device=device))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"{type(teacher).__name__} can't take {size}×{size} images ({reason}); use larger ones"
+        ) from error
 
 
 def class_count(network: nn.Module) -> int:

@@ -72,11 +72,18 @@ def feature_distance(
     variances: Sequence[Tensor],
     expected_means: Sequence[Tensor],
     expected_variances: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
 ) -> Tensor:
-    """R_feature: Σ_l ‖μ_l − E[μ_l]‖ + ‖σ²_l − E[σ²_l]‖ over layers l, each tensor (channels,) → scalar. Eq. 4."""
+    """R_feature: Σ_l w_l (‖μ_l − E[μ_l]‖ + ‖σ²_l − E[σ²_l]‖) over layers l, tensors (channels,) → scalar. Eq. 4.
+
+    There, every layer has the weight w_l = 1.
+    """
+    weights = [1.0] * len(means) if weights is None else weights
     distances = [
-        torch.linalg.vector_norm(batch - expected)
-        for batch, expected in zip((*means, *variances), (*expected_means, *expected_variances), strict=True)
+        weight * torch.linalg.vector_norm(batch - expected)
+        for weight, batch, expected in zip(
+            (*weights, *weights), (*means, *variances), (*expected_means, *expected_variances), strict=True
+        )
     ]
     return torch.stack(distances).sum()
 

@@ -10,6 +10,25 @@ TABLE_1 = {  # student top-1 in percent, by method and pair
 }
 TABLE_1_COLUMNS = ("VGG-11-BN to VGG-11-BN", "VGG-11-BN to ResNet-18", "ResNet-34 to ResNet-18")
 
+TABLE_2 = {  # top-1 in percent on images made from ResNet-50, by the network that classifies them
+    "resnet50": (100.0, 100.0),
+    "resnet18": (28.0, 94.4),
+    "inception_v3": (27.6, 92.7),
+    "mobilenet_v2": (13.9, 90.9),
+    "vgg11": (6.7, 80.1),
+}
+TABLE_2_COLUMNS = ("DeepDream top-1", "DeepInversion top-1")
+
+TABLE_3 = {  # Inception Score, by method and resolution; the GANs are quoted there, and here
+    "BigGAN (256)": 178.0,
+    "BigGAN-deep (256)": 202.6,
+    "SAGAN (128)": 52.5,
+    "SNGAN (128)": 35.3,
+    "WGAN-GP (128)": 11.6,
+    "DeepInversion (224)": 60.6,
+    "DeepDream (224)": 6.2,
+}
+
 TABLE_8 = {  # student top-1 in percent with DI and ADI, by source of the feature statistics
     "1 image": (61.78, 84.28),
     "10 images": (80.94, 89.99),

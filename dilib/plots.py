@@ -1,5 +1,6 @@
 """The study's figures: one palette, in which a method keeps its colour."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import seaborn as sns
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
+from PIL import Image
 from torch import Tensor
 
 _COLOURS = sns.color_palette("colorblind")  # safe for the colour-blind
@@ -34,9 +36,23 @@ def set_style() -> None:
     sns.set_theme(style="whitegrid", context="talk", font_scale=0.8, rc={"figure.dpi": 80, "savefig.dpi": 110})
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a small PNG."""
-    figure.savefig(path, dpi=110, bbox_inches="tight", pil_kwargs={"optimize": True})
+def save(figure: Figure, path: Path, most: int = 300_000) -> None:
+    """Write a figure as a PNG of at most so many bytes: with fewer colours, then smaller, where it would take more."""
+    rendered = io.BytesIO()
+    figure.savefig(rendered, dpi=110, bbox_inches="tight", pil_kwargs={"optimize": True})
+    encoded, picture = rendered.getvalue(), Image.open(rendered).convert("RGB")
+    shrink = 1.0
+    while len(encoded) > most:
+        smaller = picture.resize([round(side * shrink) for side in picture.size])
+        encoded = _palette_png(smaller)
+        shrink *= 0.9
+    path.write_bytes(encoded)
+
+
+def _palette_png(picture: Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    picture.quantize(256).save(encoded, "png", optimize=True)
+    return encoded.getvalue()
 
 
 def short_name(method: str) -> str:
@@ -199,4 +215,45 @@ def step_times(rows: pd.DataFrame) -> Figure:
     axis.minorticks_off()
     axis.grid(False, axis="x")
     axis.legend(title="above: times the floor", loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def labelled_images(images: Tensor, names: Sequence[str], columns: int = 5) -> Figure:
+    """A grid of colour images (N, 3, H, W), uint8, each under its name."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.6 * rows), layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, name in zip(axes.flat, images, names, strict=False):
+        axis.imshow(image.permute(1, 2, 0).numpy())
+        axis.set_title(name, fontsize="xx-small", pad=3)
+    return figure
+
+
+def along_updates(images: Tensor, after: Sequence[int], terms: pd.DataFrame) -> Figure:
+    """One image (N, 3, H, W), uint8, after so many updates each, and below it the loss terms (a column each)."""
+    figure = plt.figure(figsize=(1.15 * len(images), 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, len(images), height_ratios=[1, 2.2])
+    for place, (image, done) in enumerate(zip(images, after, strict=True)):
+        axis = figure.add_subplot(grid[0, place])
+        axis.imshow(image.permute(1, 2, 0).numpy())
+        axis.set_title(str(done), fontsize="x-small")
+        axis.axis("off")
+    axis = figure.add_subplot(grid[1, :])
+    for number, name in enumerate(terms):
+        style = ("-", "--", ":", "-.")[number]
+        axis.plot(terms.index, terms[name], color=_COLOURS[number], linestyle=style, label=name)
+    axis.set(yscale="log", xlabel="updates", ylabel="loss term")
+    axis.legend()
+    return figure
+
+
+def colours(means: pd.DataFrame) -> Figure:
+    """Mean red, green and blue of synthesised against real images of the same class, one point a class and channel."""
+    figure, axis = plt.subplots(figsize=(5.5, 5.2))
+    channels = {"red": _COLOURS[3], "green": _COLOURS[2], "blue": _COLOURS[0]}
+    sns.scatterplot(means, x="real", y="synthesised", hue="channel", style="channel", palette=channels, ax=axis)
+    axis.plot([0, 255], [0, 255], color="gray", linestyle="--", linewidth=1)
+    axis.set(xlim=(0, 255), ylim=(0, 255), xlabel="mean of a real image", ylabel="mean of a synthesised image")
+    figure.tight_layout()
     return figure

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dilib import plots
+from dilib import data, plots
 from dilib.artifacts import write_atomically
 from dilib.paper import CLAIMS
 from dilib.study import Study
@@ -94,6 +94,12 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "figure4": "Figure 4. Accuracy on fresh images and on real images as transfer proceeds.",
     "table8": "Table 8 as a picture: student top-1 by source of the feature statistics.",
     "table8_images": "DeepInversion images by source of the feature statistics.",
+    "figure5": "Figure 5. Images of ImageNet classes, made from a classifier alone.",
+    "figure5_more": "Figure 5, continued.",
+    "figure6": "Figure 6. DeepInversion beside DeepDream.",
+    "imagenet_progress": "One image along its updates, and its batch's loss.",
+    "imagenet_variants": "What each part of the method does to the same images.",
+    "imagenet_colours": "Mean colours of synthesised and real images of the same class.",
     "growth": "How the time of an update grows with the number of images and their resolution.",
     "growth_images": "Images made at a single resolution and at several.",
     "frontier": "How few updates a batch will do: student top-1 by schedule.",
@@ -102,7 +108,7 @@ FIGURES = {  # in the report's order; a file that is not there is left out
 
 def write_report(study: Study) -> Path:
     """REPORT.md: the study's tables, its figures and the verdict on every claim."""
-    parts = [f"# {study.data.title} at {study.scale.name} scale\n"]
+    parts = [f"# {data.title(study.dataset)} at {study.scale.name} scale\n"]
     parts += [path.read_text() for path in sorted(study.results.glob("table*.md"), key=_table_number)]
     for name, caption in FIGURES.items():
         if (study.results / f"{name}.png").exists():

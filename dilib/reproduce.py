@@ -27,16 +27,16 @@ FALLBACK = "digits"  # comes with scikit-learn, so it is always there
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     try:
-        notebooks = _chosen(options.only)
-        study = _open_study(options)
+        studies = _studies(_chosen(options.only), options)
     except (ValueError, Unreachable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for notebook in notebooks:
+    for notebook, study in studies.items():
         if not _run(notebook, study, options):
             return 1
-    path = report.write_report(study)
-    print(f"\nThe report is {path}")
+    print()
+    for study in dict.fromkeys(studies.values()):
+        print(f"The report is {report.write_report(study)}")
     return 0
 
 
@@ -60,12 +60,20 @@ def _chosen(only: str | None) -> list[Path]:
     return chosen
 
 
-def _open_study(options: argparse.Namespace) -> Study:
-    """The study with its data at hand; without a network, the laptop default falls back to digits and says so."""
+def _studies(notebooks: list[Path], options: argparse.Namespace) -> dict[Path, Study]:
+    """Each notebook's study; those that take no data set are about ImageNet classifiers and have one of their own."""
     if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
         raise ValueError(f"seeds {options.seeds!r} are not whole numbers; write them as in 0,1,2")
     if not 1 <= options.pairs <= 3:
         raise ValueError(f"pairs {options.pairs} is out of range; choose 1, 2 or 3")
+    named = {path: "dataset" in papermill.inspect_notebook(path) for path in notebooks}
+    study = _open_study(options) if any(named.values()) else None
+    imagenet = None if all(named.values()) else Study(options.scale, "imagenet", options.results, options.artifacts)
+    return {path: study if takes_name else imagenet for path, takes_name in named.items()}
+
+
+def _open_study(options: argparse.Namespace) -> Study:
+    """The study with its data at hand; without a network, the laptop default falls back to digits and says so."""
     study = Study(options.scale, options.dataset, options.results, options.artifacts)
     try:
         print(f"{study.scale.name} scale on {study.data.title}: results go to {study.results}", flush=True)

@@ -39,6 +39,25 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class ImageNet:
+    """Sec. 4.2: which network images are made from, which ones judge them, and how they are made, one a class.
+
+    `scorer` classifies for the Inception Score. `first_layer` is the weight of the first BatchNorm layer. Variants for
+    comparison are made of the first `compared` classes.
+    """
+
+    teacher: str
+    judges: tuple[str, ...]
+    scorer: str
+    classes: tuple[int, ...]
+    batch_size: int
+    objective: Objective
+    first_layer: float
+    schedule: Schedule
+    compared: int
+
+
+@dataclass(frozen=True)
 class Scale:
     name: str
     dataset: str
@@ -50,6 +69,7 @@ class Scale:
     generator: GeneratorSettings
     frontier: Frontier
     growth: Growth
+    imagenet: ImageNet
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
     statistics_images: tuple[int, ...] = (1, 10, 100, 1000)
@@ -65,6 +85,34 @@ def _laptop(rounds: int, updates: int) -> DistillationSettings:
 LAPTOP_SCHEDULE = Schedule(stages=((32, 120),), lr=0.25, decay="cosine", jitter=4, clip=True)
 LAPTOP_WARM = replace(LAPTOP_SCHEDULE, stages=((32, 200),), warm_start=0.9, warm_updates=40)
 
+
+# Goldfish, ostrich, bald eagle, loggerhead, scorpion, peacock, macaw, hummingbird, flamingo, king penguin, golden
+# retriever, tabby, tiger, bee, monarch; zebra, giant panda, acoustic guitar, balloon, fire engine, school bus, sports
+# car, tennis ball, traffic light, cheeseburger, strawberry, orange, pizza, volcano, daisy.
+LAPTOP_CLASSES = (1, 9, 22, 33, 71, 84, 88, 94, 130, 145, 207, 281, 292, 309, 323)
+LAPTOP_CLASSES += (340, 388, 402, 417, 555, 779, 817, 852, 920, 933, 949, 950, 963, 980, 985)
+LITE_IMAGENET = ImageNet(
+    teacher="efficientnet_lite0",
+    judges=("efficientnet_lite1", "efficientnet_lite2"),
+    scorer="efficientnet_lite2",
+    classes=LAPTOP_CLASSES,
+    batch_size=15,
+    objective=Objective(alpha_tv=1e-3, alpha_l2=0.0, alpha_f=0.1, alpha_c=0.0),
+    first_layer=10.0,
+    schedule=Schedule(stages=((112, 300), (224, 150)), lr=0.2, decay="cosine", jitter=30, clip=True),
+    compared=10,
+)
+PAPER_IMAGENET = ImageNet(
+    teacher="resnet50",
+    judges=("resnet18", "inception_v3", "mobilenet_v2", "vgg11"),
+    scorer="inception_v3",
+    classes=tuple(range(1000)),
+    batch_size=100,
+    objective=Objective(alpha_tv=1e-4, alpha_l2=0.0, alpha_f=1e-2, alpha_c=0.0),
+    first_layer=10.0,
+    schedule=Schedule(stages=((112, 2000), (224, 1000)), lr=0.2, decay="cosine", jitter=30, clip=True),
+    compared=100,
+)
 
 SCALES = {
     "smoke": Scale(
@@ -83,6 +131,13 @@ SCALES = {
         generator=GeneratorSettings(student=DistillationSettings(rounds=2, updates=5, batch_size=50), width=16),
         frontier=Frontier((3, 12), (), student=DistillationSettings(rounds=2, updates=4, shift=1, flip=False)),
         growth=Growth("resnet18", (1, 2, 4), (32, 48, 64), single=((32, 20),), multi=((16, 2), (32, 1))),
+        imagenet=replace(
+            LITE_IMAGENET,
+            classes=LAPTOP_CLASSES[:10],
+            batch_size=10,
+            schedule=Schedule(stages=((64, 2), (128, 2)), lr=0.2, decay="cosine", jitter=8, clip=True),
+            compared=10,
+        ),
         statistics_images=(1, 10),
     ),
     "laptop": Scale(
@@ -106,6 +161,7 @@ SCALES = {
         ),
         frontier=Frontier((20, 40, 80), (160, 320), student=_laptop(6, 100)),
         growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
+        imagenet=LITE_IMAGENET,
         adaptive_after=2,
     ),
     "gpu": Scale(
@@ -119,6 +175,7 @@ SCALES = {
         generator=GeneratorSettings(student=DistillationSettings(rounds=100, updates=100)),
         frontier=Frontier((62, 125, 250, 500), (1000, 2000), student=DistillationSettings(rounds=50, updates=100)),
         growth=Growth("resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 2000),), ((16, 200), (32, 100))),
+        imagenet=PAPER_IMAGENET,
     ),
     "paper": Scale(
         name="paper",
@@ -139,6 +196,7 @@ SCALES = {
         growth=Growth(
             "resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 20_000),), ((16, 2000), (32, 1000))
         ),
+        imagenet=PAPER_IMAGENET,
     ),
 }
 

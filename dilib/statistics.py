@@ -13,18 +13,26 @@ from dilib import losses
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Mean and (biased) variance, per channel, of the input of each BatchNorm layer: one (channels,) tensor a layer."""
+    """Mean and (biased) variance, per channel, of the input of each BatchNorm layer: one (channels,) tensor a layer.
+
+    `weights`, one a layer, say how much each counts in `distance`; None for 1 each.
+    """
 
     means: tuple[Tensor, ...]
     variances: tuple[Tensor, ...]
+    weights: tuple[float, ...] | None = None
 
     @classmethod
-    def from_batchnorm(cls, network: nn.Module) -> "FeatureStatistics":
-        """The running mean and variance stored in training. Eqs. 5 and 6. Raises ValueError without BatchNorm."""
+    def from_batchnorm(cls, network: nn.Module, first: float = 1.0) -> "FeatureStatistics":
+        """The running mean and variance stored in training. Eqs. 5 and 6. Raises ValueError without BatchNorm.
+
+        `first` is the weight of the first layer, whose features are closest to pixels.
+        """
         layers = batchnorm_layers(network)
         return cls(
             tuple(layer.running_mean.detach().float().clone() for layer in layers),
             tuple(layer.running_var.detach().float().clone() for layer in layers),
+            None if first == 1 else (first, *[1.0] * (len(layers) - 1)),
         )
 
     @classmethod
@@ -47,7 +55,7 @@ class FeatureStatistics:
 
     def distance(self, batch: "FeatureStatistics") -> Tensor:
         """R_feature of a batch's statistics to these. Eq. 4."""
-        return losses.feature_distance(batch.means, batch.variances, self.means, self.variances)
+        return losses.feature_distance(batch.means, batch.variances, self.means, self.variances, self.weights)
 
 
 def batchnorm_layers(network: nn.Module) -> list[_BatchNorm]:

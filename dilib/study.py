@@ -40,7 +40,11 @@ class Study:
         self.commit = _commit()
         # Denormal numbers, common in vanishing gradients, slow a CPU down many times.
         torch.set_flush_denormal(True)
-        (self.results / "cells").mkdir(parents=True, exist_ok=True)
+        for folder in (self.results / "cells", self.artifacts):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"can't write to {folder} ({error.strerror}); choose another folder") from error
 
     def __getstate__(self) -> dict:
         """What another process needs to open the same study; it loads the data itself."""

@@ -93,6 +93,14 @@ def test_a_cuda_graph_makes_the_images_of_the_plain_loop(teacher, preprocessing,
     torch.testing.assert_close(graphed.history, plain.history, atol=1e-2, rtol=1e-2)
 
 
+def test_watching_sees_every_update_and_the_images_it_left(teacher, preprocessing):
+    seen = []
+    watch = lambda done, images: seen.append((done, images.clone()))  # noqa: E731
+    made = invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), SHORT, watch=watch)
+    assert [done for done, _ in seen] == list(range(1, 13))
+    assert torch.equal(seen[-1][1], made.images)
+
+
 def test_labels_are_balanced():
     counts = balanced_labels(103, 10, seed=1).bincount()
     assert counts.sum() == 103
@@ -140,3 +148,8 @@ def test_unknown_names_list_the_choices():
         Schedule(warm_start=0.5)
     with pytest.raises(ValueError, match=r"must be \(resolution, updates\) pairs"):
         Schedule(stages=())
+
+
+def test_a_resolution_below_what_the_teacher_takes_is_refused(teacher, preprocessing):
+    with pytest.raises(ValueError, match=r"^Sequential can't take 16×16 images \(.*\); use larger ones$"):
+        invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), replace(SHORT, stages=((16, 5), (32, 5))))

@@ -56,6 +56,8 @@ def test_feature_distance_by_hand():
     means, variances = [torch.tensor([3.0, 4.0])], [torch.tensor([1.0, 2.0])]
     expected_means, expected_variances = [torch.zeros(2)], [torch.tensor([1.0, 0.0])]
     assert losses.feature_distance(means, variances, expected_means, expected_variances).item() == pytest.approx(5 + 2)
+    layers = [[*both, *both] for both in (means, variances, expected_means, expected_variances)]
+    assert losses.feature_distance(*layers, weights=(10.0, 1.0)).item() == pytest.approx(70 + 7)
 
 
 def test_clipping_keeps_pixels_between_black_and_white():

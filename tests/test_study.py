@@ -101,3 +101,11 @@ def test_unknown_names_are_refused_before_anything_is_written(tmp_path, scale, d
     with pytest.raises(ValueError, match=message):
         Study(scale, dataset, tmp_path / "results", tmp_path / "artifacts")
     assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(
+        ValueError, match=r"can't write to .*file/smoke/digits/cells \(Not a directory\); choose another"
+    ):
+        Study("smoke", results=str(tmp_path / "file"), artifacts=str(tmp_path / "artifacts"))

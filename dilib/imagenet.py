@@ -1,0 +1,181 @@
+"""Sec. 4.2 as cells: images from an ImageNet classifier, judged by networks that did not make them (Tables 2 and 3)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dilib.artifacts import digest, load_tensors, save_tensors
+from dilib.classifiers import CLASSES, Classifier, load_classifier, resampled
+from dilib.data import Unreachable, imagenet_validation
+from dilib.evaluation import inception_score
+from dilib.inversion import invert
+from dilib.pool import ImagePool, save_pictures
+from dilib.progress import bar
+from dilib.scales import ImageNet
+from dilib.statistics import FeatureStatistics
+from dilib.study import TILES, Study, plain
+from dilib.workers import cells_side_by_side
+
+PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
+VARIANTS = {  # each differs from DeepInversion in one thing
+    "deepinversion": "DeepInversion",
+    "deepdream": "DeepDream",
+    "no_prior": "no prior",
+    "no_flips": "no flips",
+    "no_clipping": "no clipping",
+    "no_first_layer": "no first-layer weight",
+    "single_resolution": "one resolution",
+}
+
+
+def variant(settings: ImageNet, name: str) -> ImageNet:
+    """`settings` with what VARIANTS says left out, at equal numbers of updates. Raises ValueError for another name."""
+    objective, schedule = settings.objective, settings.schedule
+    changes = {
+        "deepinversion": {},
+        "deepdream": {"objective": objective.deepdream()},
+        "no_prior": {"objective": replace(objective, alpha_tv=0.0, alpha_l2=0.0)},
+        "no_flips": {"schedule": replace(schedule, flip=False)},
+        "no_clipping": {"schedule": replace(schedule, clip=False)},
+        "no_first_layer": {"first_layer": 1.0},
+        "single_resolution": {"schedule": replace(schedule, stages=((schedule.stages[-1][0], schedule.updates()),))},
+    }
+    if name not in changes:
+        raise ValueError(f"unknown variant {name!r}; choose from {', '.join(VARIANTS)}")
+    if name not in ("deepinversion", "deepdream"):
+        settings = replace(settings, classes=settings.classes[: settings.compared])
+    return replace(settings, **changes[name])
+
+
+def run_variants(study: Study, names: Sequence[str], seed: int) -> dict[str, dict]:
+    """The cells of several variants, by name, made side by side where they are not there yet."""
+    found = cells_side_by_side(variant_cell, _variant_key, study, [(name, seed) for name in names])
+    return dict(zip(names, found, strict=True))
+
+
+def variant_cell(study: Study, name: str, seed: int) -> dict:
+    """Images by one variant, and what their teacher and the other networks make of them.
+
+    Its samples are the images: DeepInversion's in full and TILES snapshots of the first, the others' at half the size.
+    """
+    key, settings, _ = _variant_key(study, name, seed)
+    return study.cell(key, settings, lambda: _variant_metrics(study, name, seed), seed)
+
+
+def _variant_key(study: Study, name: str, seed: int) -> tuple[str, dict, int]:
+    return f"imagenet--{name}", plain({"imagenet": variant(study.scale.imagenet, name)}), seed
+
+
+def _variant_metrics(study: Study, name: str, seed: int) -> dict:
+    settings = variant(study.scale.imagenet, name)
+    teacher = load_classifier(settings.teacher, study.device)
+    pool, pixels = synthesise(study, teacher, settings, seed, VARIANTS[name])
+    metrics = _judged(study, settings, pixels, torch.tensor(settings.classes))
+    if name != "deepinversion":
+        return {**metrics, "samples": resampled(pixels, pixels.shape[-1] // 2)}
+    progress = load_tensors(pool.folder / PROGRESS, pool.card)[0]
+    return {
+        **metrics,
+        "history": pool.history(0).tolist(),
+        "snapshots_after": progress["after"].tolist(),
+        "samples": torch.cat([pixels, teacher.preprocessing.to_pixels(progress["images"])]),
+    }
+
+
+def real_cell(study: Study) -> dict | None:
+    """Real validation images of the same classes before the same networks; None where there are none."""
+    settings = study.scale.imagenet
+    real = imagenet_validation(study.data_folder, settings.classes)
+    if real is None:
+        return None
+    metrics = lambda: {**_judged(study, settings, real.pixels, real.labels), "samples": real.pixels}  # noqa: E731
+    networks = [settings.teacher, *settings.judges, settings.scorer]
+    return study.cell("imagenet--real", plain({"networks": networks, "classes": settings.classes}), metrics)
+
+
+def synthesise(
+    study: Study, teacher: Classifier, settings: ImageNet, seed: int, label: str
+) -> tuple[ImagePool, Tensor]:
+    """A pool of batches, one image a class, and its pixels (N, 3, H, W), uint8, which are also beside it as PNG files.
+
+    Goes on from the last finished batch. The pool's folder also holds a contact sheet, and PROGRESS.
+    """
+    card = plain({"settings": settings, "seed": seed})
+    pool = ImagePool(study.artifacts / "pools" / digest(card), card)
+    batches = torch.tensor(settings.classes).split(settings.batch_size)
+    pixels: list[Tensor] = []
+    with bar(len(batches) * settings.schedule.updates(), label) as progress:
+        for index, labels in enumerate(batches):
+            if pool.load(index) is None:
+                _make_batch(pool, index, labels, teacher, settings, seed * len(batches) + index, progress)
+            progress.update((index + 1) * settings.schedule.updates() - progress.n)
+            pixels.append(teacher.preprocessing.to_pixels(pool.load(index)[0]))
+            save_pictures(pool.folder / "images", torch.cat(pixels), torch.cat(batches[: index + 1]), CLASSES)
+    return pool, torch.cat(pixels)
+
+
+def _make_batch(pool, index, labels, teacher, settings, seed, progress) -> None:
+    """One batch of the pool, and from the first one PROGRESS."""
+    snapshots = Snapshots(settings.schedule.updates())
+
+    def watch(done: int, images: Tensor) -> None:
+        progress.update()
+        snapshots(done, images)
+
+    made = invert(
+        teacher.network,
+        teacher.preprocessing,
+        labels,
+        settings.objective,
+        settings.schedule,
+        statistics=FeatureStatistics.from_batchnorm(teacher.network, first=settings.first_layer),
+        seed=seed,
+        watch=watch,
+    )
+    if index == 0:
+        save_tensors(pool.folder / PROGRESS, snapshots.tensors(made.images.shape[-1]), pool.card)
+    pool.save(index, made.images, made.labels, made.history)
+
+
+class Snapshots:
+    """TILES copies of a batch's first image along its updates, close together at first."""
+
+    def __init__(self, updates: int):
+        self.after = [max(1, round(updates * (tile / TILES) ** 2)) for tile in range(1, TILES + 1)]
+        self.images: list[Tensor] = []
+
+    def __call__(self, done: int, images: Tensor) -> None:
+        self.images += [images[:1].detach().float().clone()] * self.after.count(done)
+
+    def tensors(self, size: int) -> dict[str, Tensor]:
+        """The numbers of updates, and the images at one resolution."""
+        return {
+            "after": torch.tensor(self.after),
+            "images": torch.cat([F.interpolate(image, size) for image in self.images]),
+        }
+
+
+def _judged(study: Study, settings: ImageNet, pixels: Tensor, labels: Tensor) -> dict:
+    """Top-1 of teacher and judges in percent, and the Inception Score; why, for a network that can't be had."""
+    found: dict = {"top1": {}, "not_run": {}}
+    for name in dict.fromkeys((settings.teacher, *settings.judges, settings.scorer)):
+        try:
+            network = load_classifier(name, study.device)
+        except Unreachable as error:
+            found["not_run"][name] = str(error)
+            continue
+        found["top1"][name] = network.accuracy(pixels, labels)
+        if name == settings.scorer:
+            found["inception_score"] = inception_score(network.logits(pixels))
+    return found
+
+
+def mean_colours(images: Mapping[str, Tensor], names: Sequence[str]) -> pd.DataFrame:
+    """Mean of each channel, 0 to 255: a row a class and channel, a column for each set of images (N, 3, H, W)."""
+    frame = pd.DataFrame([(name, channel) for name in names for channel in ("red", "green", "blue")])
+    frame.columns = ["class", "channel"]
+    return frame.assign(**{kind: found.float().mean((2, 3)).flatten().numpy() for kind, found in images.items()})

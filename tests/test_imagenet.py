@@ -1,0 +1,80 @@
+"""ImageNet variants, pictures and scores against what is known beforehand."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
+
+from dilib.data import imagenet_validation
+from dilib.evaluation import inception_score
+from dilib.imagenet import VARIANTS, Snapshots, mean_colours, variant
+from dilib.inversion import Schedule
+from dilib.pool import save_pictures
+from dilib.scales import LITE_IMAGENET
+
+
+def test_variants_leave_out_what_they_say_at_equal_updates():
+    settings = asdict(LITE_IMAGENET)
+    changed = {}
+    for name in VARIANTS:
+        made = asdict(variant(LITE_IMAGENET, name))
+        changed[name] = {
+            (part, key) if isinstance(value, dict) else part
+            for part, value in made.items()
+            if part != "classes"
+            for key in (value if isinstance(value, dict) else [None])
+            if (value[key] != settings[part][key] if key else value != settings[part])
+        }
+    assert changed == {
+        "deepinversion": set(),
+        "deepdream": {("objective", "alpha_f")},
+        "no_prior": {("objective", "alpha_tv")},
+        "no_flips": {("schedule", "flip")},
+        "no_clipping": {("schedule", "clip")},
+        "no_first_layer": {"first_layer"},
+        "single_resolution": {("schedule", "stages")},
+    }
+    assert {variant(LITE_IMAGENET, name).schedule.updates() for name in VARIANTS} == {LITE_IMAGENET.schedule.updates()}
+    with pytest.raises(ValueError, match="unknown variant 'no_jitter'; choose from deepinversion, deepdream, "):
+        variant(LITE_IMAGENET, "no_jitter")
+
+
+def test_snapshots_are_ten_and_end_with_the_last_update():
+    for schedule in (Schedule(stages=((4, 3),)), Schedule(stages=((4, 300), (8, 150)))):
+        total = schedule.updates()
+        snapshots = Snapshots(total)
+        for done in range(1, total + 1):
+            snapshots(done, torch.full((2, 3, 4, 4), float(done)))
+        kept = snapshots.tensors(8)
+        assert kept["images"].shape == (10, 3, 8, 8)
+        assert kept["images"][:, 0, 0, 0].tolist() == kept["after"].tolist()
+        assert kept["after"][-1] == total
+
+
+def test_inception_score_of_sure_answers_is_the_number_of_classes_seen():
+    sure = 100 * torch.eye(7)[[0, 1, 2, 3, 3, 2, 1, 0]]
+    assert inception_score(sure) == pytest.approx(4)
+    assert inception_score(torch.zeros(5, 7)) == pytest.approx(1)
+
+
+def test_pictures_are_an_image_folder_with_a_contact_sheet(tmp_path):
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    save_pictures(tmp_path, pixels, torch.tensor([1, 0, 1]), ("cat", "dog/wolf"))
+    (tmp_path / "contact.png").unlink()
+    folder = ImageFolder(str(tmp_path))
+    assert folder.classes == ["cat", "dog-wolf"]
+    assert [label for _, label in folder.samples] == [0, 1, 1]
+    image, _ = folder[1]
+    assert torch.equal(pil_to_tensor(image), pixels[0])
+
+
+def test_mean_colours_by_hand():
+    pixels = torch.tensor([[[[0, 10]], [[20, 20]], [[30, 50]]]], dtype=torch.uint8)
+    means = mean_colours({"synthesised": pixels}, ["dog"])
+    assert means.values.tolist() == [["dog", "red", 5.0], ["dog", "green", 20.0], ["dog", "blue", 40.0]]
+
+
+def test_without_imagenet_there_are_no_real_images(tmp_path):
+    assert imagenet_validation(tmp_path, (1, 2)) is None
