@@ -40,11 +40,6 @@ class Classifier:
             found.append(self.network(self.preprocessing.normalise(images)).float())
         return torch.cat(found)
 
-    def accuracy(self, pixels: Tensor, labels: Tensor) -> float:
-        """Top-1 in percent on images (N, 3, H, W), uint8, with labels (N,)."""
-        predicted = self.logits(pixels).argmax(1)
-        return 100 * (predicted == labels.to(predicted.device)).float().mean().item()
-
 
 def load_classifier(name: str, device: torch.device | str = "cpu") -> Classifier:
     """A trained ImageNet classifier: EfficientNet-Lite0, 1 or 2, or any of torchvision's, downloaded on first use.

@@ -19,9 +19,14 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tenso
     return torch.cat([frozen(batch.to(dtype, memory_format=torch.channels_last)).float() for batch in batches])
 
 
+def top1(logits: Tensor, labels: Tensor) -> float:
+    """Top-1 in percent of logits (N, K) with labels (N,)."""
+    return 100 * (logits.argmax(1) == labels.to(logits.device)).float().mean().item()
+
+
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Top-1 in percent on normalised images (N, C, H, W) with labels (N,)."""
-    return 100 * (predict(network, images).argmax(1) == labels).float().mean().item()
+    return top1(predict(network, images), labels)
 
 
 def inception_score(logits: Tensor) -> float:

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dilib.artifacts import digest, load_tensors, save_tensors
+from dilib.artifacts import digest, fingerprint, load_tensors, save_tensors
 from dilib.classifiers import CLASSES, Classifier, load_classifier, resampled
 from dilib.data import Unreachable, imagenet_validation
-from dilib.evaluation import inception_score
+from dilib.evaluation import inception_score, top1
 from dilib.inversion import invert
 from dilib.pool import ImagePool, save_pictures
 from dilib.progress import bar
@@ -21,7 +22,7 @@ from dilib.study import TILES, Study, plain
 from dilib.workers import cells_side_by_side
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
-VARIANTS = {  # each differs from DeepInversion in one thing
+VARIANTS = {  # each differs from DeepInversion in one thing; the last has half its images at one resolution (Sec. 4.4)
     "deepinversion": "DeepInversion",
     "deepdream": "DeepDream",
     "no_prior": "no prior",
@@ -29,20 +30,23 @@ VARIANTS = {  # each differs from DeepInversion in one thing
     "no_clipping": "no clipping",
     "no_first_layer": "no first-layer weight",
     "single_resolution": "one resolution",
+    "half_and_half": "half and half",
 }
 
 
 def variant(settings: ImageNet, name: str) -> ImageNet:
     """`settings` with what VARIANTS says left out, at equal numbers of updates. Raises ValueError for another name."""
-    objective, schedule = settings.objective, settings.schedule
+    objective, (schedule,) = settings.objective, settings.schedules
+    single = replace(schedule, stages=((schedule.stages[-1][0], schedule.updates()),))
     changes = {
         "deepinversion": {},
         "deepdream": {"objective": objective.deepdream()},
         "no_prior": {"objective": replace(objective, alpha_tv=0.0, alpha_l2=0.0)},
-        "no_flips": {"schedule": replace(schedule, flip=False)},
-        "no_clipping": {"schedule": replace(schedule, clip=False)},
+        "no_flips": {"schedules": (replace(schedule, flip=False),)},
+        "no_clipping": {"schedules": (replace(schedule, clip=False),)},
         "no_first_layer": {"first_layer": 1.0},
-        "single_resolution": {"schedule": replace(schedule, stages=((schedule.stages[-1][0], schedule.updates()),))},
+        "single_resolution": {"schedules": (single,)},
+        "half_and_half": {"schedules": (schedule, single), "batch_size": -(-settings.compared // 2)},
     }
     if name not in changes:
         raise ValueError(f"unknown variant {name!r}; choose from {', '.join(VARIANTS)}")
@@ -104,23 +108,24 @@ def synthesise(
 
     Goes on from the last finished batch. The pool's folder also holds a contact sheet, and PROGRESS.
     """
-    card = plain({"settings": settings, "seed": seed})
+    card = plain({"settings": settings, "seed": seed, "teacher_weights": fingerprint(teacher.network)})
     pool = ImagePool(study.artifacts / "pools" / digest(card), card)
     batches = torch.tensor(settings.classes).split(settings.batch_size)
     pixels: list[Tensor] = []
-    with bar(len(batches) * settings.schedule.updates(), label) as progress:
-        for index, labels in enumerate(batches):
+    schedules = list(islice(cycle(settings.schedules), len(batches)))
+    with bar(sum(schedule.updates() for schedule in schedules), label) as progress:
+        for index, (labels, schedule) in enumerate(zip(batches, schedules, strict=True)):
             if pool.load(index) is None:
-                _make_batch(pool, index, labels, teacher, settings, seed * len(batches) + index, progress)
-            progress.update((index + 1) * settings.schedule.updates() - progress.n)
+                _make_batch(pool, index, labels, teacher, settings, schedule, seed * len(batches) + index, progress)
+            progress.update(sum(schedule.updates() for schedule in schedules[: index + 1]) - progress.n)
             pixels.append(teacher.preprocessing.to_pixels(pool.load(index)[0]))
             save_pictures(pool.folder / "images", torch.cat(pixels), torch.cat(batches[: index + 1]), CLASSES)
     return pool, torch.cat(pixels)
 
 
-def _make_batch(pool, index, labels, teacher, settings, seed, progress) -> None:
+def _make_batch(pool, index, labels, teacher, settings, schedule, seed, progress) -> None:
     """One batch of the pool, and from the first one PROGRESS."""
-    snapshots = Snapshots(settings.schedule.updates())
+    snapshots = Snapshots(schedule.updates())
 
     def watch(done: int, images: Tensor) -> None:
         progress.update()
@@ -131,7 +136,7 @@ def _make_batch(pool, index, labels, teacher, settings, seed, progress) -> None:
         teacher.preprocessing,
         labels,
         settings.objective,
-        settings.schedule,
+        schedule,
         statistics=FeatureStatistics.from_batchnorm(teacher.network, first=settings.first_layer),
         seed=seed,
         watch=watch,
@@ -168,9 +173,10 @@ def _judged(study: Study, settings: ImageNet, pixels: Tensor, labels: Tensor) ->
         except Unreachable as error:
             found["not_run"][name] = str(error)
             continue
-        found["top1"][name] = network.accuracy(pixels, labels)
+        logits = network.logits(pixels)
+        found["top1"][name] = top1(logits, labels)
         if name == settings.scorer:
-            found["inception_score"] = inception_score(network.logits(pixels))
+            found["inception_score"] = inception_score(logits)
     return found
 
 

@@ -42,8 +42,8 @@ class Growth:
 class ImageNet:
     """Sec. 4.2: which network images are made from, which ones judge them, and how they are made, one a class.
 
-    `scorer` classifies for the Inception Score. `first_layer` is the weight of the first BatchNorm layer. Variants for
-    comparison are made of the first `compared` classes.
+    `scorer` classifies for the Inception Score. `first_layer` is the weight of the first BatchNorm layer. Batches take
+    turns with the `schedules`. Variants for comparison are made of the first `compared` classes.
     """
 
     teacher: str
@@ -53,7 +53,7 @@ class ImageNet:
     batch_size: int
     objective: Objective
     first_layer: float
-    schedule: Schedule
+    schedules: tuple[Schedule, ...]
     compared: int
 
 
@@ -99,7 +99,7 @@ LITE_IMAGENET = ImageNet(
     batch_size=15,
     objective=Objective(alpha_tv=1e-3, alpha_l2=0.0, alpha_f=0.1, alpha_c=0.0),
     first_layer=10.0,
-    schedule=Schedule(stages=((112, 300), (224, 150)), lr=0.2, decay="cosine", jitter=30, clip=True),
+    schedules=(Schedule(stages=((112, 300), (224, 150)), lr=0.2, decay="cosine", jitter=30, clip=True),),
     compared=10,
 )
 PAPER_IMAGENET = ImageNet(
@@ -110,7 +110,7 @@ PAPER_IMAGENET = ImageNet(
     batch_size=100,
     objective=Objective(alpha_tv=1e-4, alpha_l2=0.0, alpha_f=1e-2, alpha_c=0.0),
     first_layer=10.0,
-    schedule=Schedule(stages=((112, 2000), (224, 1000)), lr=0.2, decay="cosine", jitter=30, clip=True),
+    schedules=(Schedule(stages=((112, 2000), (224, 1000)), lr=0.2, decay="cosine", jitter=30, clip=True),),
     compared=100,
 )
 
@@ -135,7 +135,7 @@ SCALES = {
             LITE_IMAGENET,
             classes=LAPTOP_CLASSES[:10],
             batch_size=10,
-            schedule=Schedule(stages=((64, 2), (128, 2)), lr=0.2, decay="cosine", jitter=8, clip=True),
+            schedules=(Schedule(stages=((64, 2), (128, 2)), lr=0.2, decay="cosine", jitter=8, clip=True),),
             compared=10,
         ),
         statistics_images=(1, 10),

@@ -6,6 +6,7 @@ import torch
 from dilib import classifiers
 from dilib.classifiers import CLASSES, Classifier, load_classifier, resampled
 from dilib.data import Unreachable
+from dilib.evaluation import top1
 from dilib.models import Preprocessing
 
 
@@ -29,7 +30,7 @@ def test_a_trained_classifier_is_sure_of_less_than_it_could_be_of_grey():
     assert (CLASSES[1], CLASSES[340], CLASSES[999]) == ("goldfish", "zebra", "toilet tissue")
 
 
-def test_accuracy_is_asked_at_the_networks_own_resolution():
+def test_logits_are_asked_at_the_networks_own_resolution():
     class Brightness(torch.nn.Module):
         """Class 1 for bright images, else 0; refuses any other resolution."""
 
@@ -44,7 +45,7 @@ def test_accuracy_is_asked_at_the_networks_own_resolution():
 
     classifier = Classifier("brightness", Brightness(), Preprocessing((0.5,) * 3, (0.25,) * 3, 32))
     pixels = torch.tensor([10, 240, 30], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 64, 64)
-    assert classifier.accuracy(pixels, torch.tensor([0, 1, 1])) == pytest.approx(200 / 3)
+    assert top1(classifier.logits(pixels), torch.tensor([0, 1, 1])) == pytest.approx(200 / 3)
     assert torch.equal(resampled(pixels, 32)[:, :, 0, 0], pixels[:, :, 0, 0])
 
 
