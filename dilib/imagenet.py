@@ -35,9 +35,10 @@ VARIANTS = {  # each differs from DeepInversion in one thing; the last has half 
 
 
 def variant(settings: ImageNet, name: str) -> ImageNet:
-    """`settings` with what VARIANTS says left out, at equal numbers of updates. Raises ValueError for another name."""
+    """`settings` with what VARIANTS says left out, at equal cost. Raises ValueError for another name."""
     objective, (schedule,) = settings.objective, settings.schedules
-    single = replace(schedule, stages=((schedule.stages[-1][0], schedule.updates()),))
+    size, pixels = schedule.stages[-1][0], sum(updates * size**2 for size, updates in schedule.stages)
+    single = replace(schedule, stages=((size, -(-pixels // size**2)),))
     changes = {
         "deepinversion": {},
         "deepdream": {"objective": objective.deepdream()},
@@ -46,7 +47,7 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
         "no_clipping": {"schedules": (replace(schedule, clip=False),)},
         "no_first_layer": {"first_layer": 1.0},
         "single_resolution": {"schedules": (single,)},
-        "half_and_half": {"schedules": (schedule, single), "batch_size": -(-settings.compared // 2)},
+        "half_and_half": {"schedules": (schedule, single), "classes": settings.classes[: 2 * settings.compared]},
     }
     if name not in changes:
         raise ValueError(f"unknown variant {name!r}; choose from {', '.join(VARIANTS)}")
@@ -172,8 +173,8 @@ class Snapshots:
 
 
 def _judged(study: Study, settings: ImageNet, pixels: Tensor, labels: Tensor) -> dict:
-    """Top-1 of teacher and judges in percent, and the Inception Score; why, for a network that can't be had."""
-    found: dict = {"top1": {}, "not_run": {}}
+    """What teacher and judges name each image, their top-1 in percent, and the Inception Score; or why one can't."""
+    found: dict = {"top1": {}, "named": {}, "not_run": {}}
     for name in dict.fromkeys((settings.teacher, *settings.judges, settings.scorer)):
         try:
             network = load_classifier(name, study.device)
@@ -182,6 +183,7 @@ def _judged(study: Study, settings: ImageNet, pixels: Tensor, labels: Tensor) ->
             continue
         logits = network.logits(pixels)
         found["top1"][name] = top1(logits, labels)
+        found["named"][name] = logits.argmax(1).tolist()
         if name == settings.scorer:
             found["inception_score"] = inception_score(logits)
     return found
