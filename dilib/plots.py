@@ -221,12 +221,12 @@ def step_times(rows: pd.DataFrame) -> Figure:
 def labelled_images(images: Tensor, names: Sequence[str], columns: int = 5) -> Figure:
     """A grid of colour images (N, 3, H, W), uint8, each under its name."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.35 * columns, 1.6 * rows), layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.95 * rows), layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, name in zip(axes.flat, images, names, strict=False):
         axis.imshow(image.permute(1, 2, 0).numpy())
-        axis.set_title(name, fontsize="xx-small", pad=3)
+        axis.set_title(name, fontsize="x-small", pad=3)
     return figure
 
 

@@ -40,7 +40,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class ImageNet:
-    """Sec. 4.2: which network images are made from, which ones judge them, and how they are made, one a class.
+    """Sec. 4.2: which network images are made from, which ones judge them, and how: one for each entry of `classes`.
 
     `scorer` classifies for the Inception Score. `first_layer` is the weight of the first BatchNorm layer. Batches take
     turns with the `schedules`. Variants for comparison are made of the first `compared` classes.
