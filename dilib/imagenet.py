@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
+from functools import partial
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dilib.artifacts import digest, fingerprint, load_tensors, save_tensors
+from dilib.artifacts import digest, load_tensors, save_tensors
 from dilib.classifiers import CLASSES, Classifier, load_classifier, resampled
 from dilib.data import Unreachable, imagenet_validation
 from dilib.evaluation import inception_score, top1
-from dilib.inversion import invert
-from dilib.pool import ImagePool, save_pictures
+from dilib.inversion import Inversion
+from dilib.pool import ImagePool, save_contact_sheet, save_pictures
 from dilib.progress import bar
 from dilib.scales import ImageNet
-from dilib.statistics import FeatureStatistics
 from dilib.study import TILES, Study, plain
+from dilib.synthesize import Recipe
 from dilib.workers import cells_side_by_side
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
@@ -66,7 +66,7 @@ def run_variants(study: Study, names: Sequence[str], seed: int) -> dict[str, dic
 def variant_cell(study: Study, name: str, seed: int) -> dict:
     """Images by one variant, and what their teacher and the other networks make of them.
 
-    Its samples are the images: DeepInversion's in full and TILES snapshots of the first, the others' at half the size.
+    Its samples are the images: DeepInversion's in full, after TILES snapshots of the first, others' at half the size.
     """
     key, settings, _ = _variant_key(study, name, seed)
     return study.cell(key, settings, lambda: _variant_metrics(study, name, seed), seed)
@@ -88,7 +88,7 @@ def _variant_metrics(study: Study, name: str, seed: int) -> dict:
         **metrics,
         "history": pool.history(0).tolist(),
         "snapshots_after": progress["after"].tolist(),
-        "samples": torch.cat([pixels, teacher.preprocessing.to_pixels(progress["images"])]),
+        "samples": torch.cat([teacher.preprocessing.to_pixels(progress["images"]), pixels]),
     }
 
 
@@ -110,42 +110,35 @@ def synthesise(
 
     Goes on from the last finished batch. The pool's folder also holds a contact sheet, and PROGRESS.
     """
-    card = plain({"settings": settings, "seed": seed, "teacher_weights": fingerprint(teacher.network)})
-    pool = ImagePool(study.artifacts / "pools" / digest(card), card)
-    batches = torch.tensor(settings.classes).split(settings.batch_size)
+    parts = (settings.classes, settings.batch_size, settings.objective, settings.schedules, settings.first_layer)
+    recipe = Recipe(teacher, *parts, seed)
+    pool = ImagePool(study.artifacts / "pools" / digest(recipe.card), recipe.card)
+    pool.claim()
+    batches = -(-len(settings.classes) // settings.batch_size)
+    updates = [recipe.schedule(index).updates() for index in range(batches)]
     pixels: list[Tensor] = []
-    schedules = list(islice(cycle(settings.schedules), len(batches)))
-    with bar(sum(schedule.updates() for schedule in schedules), label) as progress:
-        for index, (labels, schedule) in enumerate(zip(batches, schedules, strict=True)):
-            if pool.load(index) is None:
-                _make_batch(pool, index, labels, teacher, settings, schedule, seed * len(batches) + index, progress)
-            progress.update(sum(schedule.updates() for schedule in schedules[: index + 1]) - progress.n)
+    with bar(sum(updates), label) as progress:
+        for index in pool.fill(batches, partial(_make_batch, pool, recipe, progress)):
+            progress.update(sum(updates[: index + 1]) - progress.n)
             pixels.append(teacher.preprocessing.to_pixels(pool.load(index)[0]))
-            save_pictures(pool.folder / "images", torch.cat(pixels), torch.cat(batches[: index + 1]), CLASSES)
-    return pool, torch.cat(pixels)
+            first = index * settings.batch_size
+            save_pictures(pool.folder / "images", pixels[-1], recipe.labels(index), CLASSES, first)
+            save_contact_sheet(pool.folder / "contact.png", torch.cat(pixels))
+    return pool, torch.cat(pixels)[: len(settings.classes)]
 
 
-def _make_batch(pool, index, labels, teacher, settings, schedule, seed, progress) -> None:
+def _make_batch(pool: ImagePool, recipe: Recipe, progress, index: int) -> Inversion:
     """One batch of the pool, and from the first one PROGRESS."""
-    snapshots = Snapshots(schedule.updates())
+    snapshots = Snapshots(recipe.schedule(index).updates())
 
     def watch(done: int, images: Tensor) -> None:
         progress.update()
         snapshots(done, images)
 
-    made = invert(
-        teacher.network,
-        teacher.preprocessing,
-        labels,
-        settings.objective,
-        schedule,
-        statistics=FeatureStatistics.from_batchnorm(teacher.network, first=settings.first_layer),
-        seed=seed,
-        watch=watch,
-    )
+    made = recipe.make(index, watch)
     if index == 0:
         save_tensors(pool.folder / PROGRESS, snapshots.tensors(made.images.shape[-1]), pool.card)
-    pool.save(index, made.images, made.labels, made.history)
+    return made
 
 
 class Snapshots:

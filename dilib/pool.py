@@ -1,19 +1,27 @@
-"""A growing set of synthesised images on disk, written batch by batch, that survives being killed."""
+"""A growing set of synthesised images on disk, written batch by batch, that survives being killed.
+
+One folder: batches as safetensors, card.json with what made them, and, for any other program, images/CLASS/NUMBER.png.
+"""
 
 import io
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import resize
 from torchvision.utils import make_grid
 
 from dilib.artifacts import load_tensors, save_tensors, write_atomically
+from dilib.inversion import Inversion
 
 THUMBNAIL = 72  # pixels a side of an image on the contact sheet
+PATIENCE = 0.5  # seconds between looks at batches that other processes are making
 
 
 @dataclass(frozen=True)
@@ -43,18 +51,83 @@ class ImagePool:
         found = load_tensors(self.path(index), {**self.card, "index": index})
         return found and (found[0]["images"].float().to(device), found[0]["labels"].to(device))
 
+    def check(self) -> None:
+        """Raise ValueError if the folder holds a pool whose card says otherwise than this one's."""
+        if self._card_path.exists():
+            theirs, ours = _flat(json.loads(self._card_path.read_text())), _flat(self.card)
+            for name in ours:
+                if theirs.get(name) != ours[name]:
+                    raise ValueError(
+                        f"{self.folder} holds images made with {name} {theirs.get(name)}, not {ours[name]}; "
+                        "choose another folder"
+                    )
 
-def save_pictures(folder: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
-    """Images (N, 3, H, W), uint8, as folder/CLASS/NUMBER.png where they are not there yet, and folder/contact.png."""
-    for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+    def claim(self, **notes) -> None:
+        """Check, and write card.json, with `notes` that may change."""
+        self.check()
+        write_atomically(self._card_path, (json.dumps({**self.card, **notes}, indent=1) + "\n").encode())
+
+    @property
+    def _card_path(self) -> Path:
+        return self.folder / "card.json"
+
+    def fill(self, batches: int, make: Callable[[int], Inversion]) -> Iterator[int]:
+        """Yield each of 0 to `batches` − 1 once that batch is there, made by `make(index)` or by another process.
+
+        Any number of processes, on any hosts that share the folder, may fill one pool: each takes a batch that is
+        missing and that no other is making. The batch of a process that died is taken by another.
+        """
+        waiting = list(range(batches))
+        while waiting:
+            left = []
+            for index in waiting:
+                if self._make_if_free(index, make):
+                    yield index
+                else:
+                    left.append(index)
+            if left == waiting:
+                time.sleep(PATIENCE)
+            waiting = left
+
+    def _make_if_free(self, index: int, make: Callable[[int], Inversion]) -> bool:
+        """Whether the batch is there, after making it if no other process is doing so."""
+        if self.load(index) is not None:
+            return True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f".{self.path(index).stem}.lock")  # let go when its holder dies
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        with held:
+            if self.load(index) is None:
+                made = make(index)
+                self.save(index, made.images, made.labels, made.history)
+        return True
+
+
+def _flat(value: dict, prefix: str = "") -> dict:
+    """Nested dictionaries as one, its keys joined by dots."""
+    parts = [_flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in value.items()]
+    return {name: found for part in parts for name, found in part.items()}
+
+
+def save_pictures(folder: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str], first: int = 0) -> None:
+    """Images (N, C, H, W), uint8, as folder/CLASS/NUMBER.png, numbered from `first`, where they are not there yet."""
+    for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True), first):
         path = folder / classes[label].replace("/", "-") / f"{number:05d}.png"
         if not path.exists():
             write_atomically(path, _png(image))
+
+
+def save_contact_sheet(path: Path, pixels: Tensor) -> None:
+    """All images (N, C, H, W), uint8, small, in one PNG file."""
     thumbnails = resize(pixels, [THUMBNAIL, THUMBNAIL], antialias=True)
-    write_atomically(folder / "contact.png", _png(make_grid(thumbnails, nrow=10, padding=2, pad_value=255)))
+    write_atomically(path, _png(make_grid(thumbnails, nrow=10, padding=2, pad_value=255)))
 
 
 def _png(image: Tensor) -> bytes:
     encoded = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(encoded, "png")
+    pixels = image.permute(1, 2, 0).numpy()
+    Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).save(encoded, "png")
     return encoded.getvalue()

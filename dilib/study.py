@@ -37,7 +37,7 @@ class Study:
         self.results, self.artifacts = Path(results) / self.place, Path(artifacts) / self.place
         self.data_folder = Path(artifacts) / "data"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.commit = _commit()
+        self.commit = commit()
         # Denormal numbers, common in vanishing gradients, slow a CPU down many times.
         torch.set_flush_denormal(True)
         for folder in (self.results / "cells", self.artifacts):
@@ -108,7 +108,7 @@ class Study:
         return seed in [cell["seed"] for cell in self.cells(name, settings)]
 
     def samples(self, cell: dict) -> Tensor:
-        """The sample images, uint8 (N, C, H, W), that were saved with a cell."""
+        """The sample images, uint8 (N, C, H, W), that were saved with a cell; black ones may follow."""
         return _read_tiles(self._cell_path(cell["name"], cell["seed"]).with_suffix(".png"))
 
     def lock(self, name: str) -> FileLock:
@@ -148,7 +148,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
     """The checked-out commit, marked when the code (results change as they are made) differs from it."""
     package = Path(__file__).parent
 
@@ -168,9 +168,10 @@ def _read_cell(path: Path, settings: dict) -> dict | None:
 
 
 def _write_tiles(path: Path, images: Tensor) -> None:
-    """Save uint8 images (N, C, H, W), N a multiple of TILES, as one PNG with TILES of them a row."""
-    count, channels, height, width = images.shape
-    tiles = images.cpu().view(count // TILES, TILES, channels, height, width).permute(0, 3, 1, 4, 2)
+    """Save uint8 images (N, C, H, W) as one PNG with TILES of them a row, the last row filled up with black."""
+    channels, height, width = images.shape[1:]
+    black = images.new_zeros(-len(images) % TILES, channels, height, width)
+    tiles = torch.cat([images, black]).cpu().view(-1, TILES, channels, height, width).permute(0, 3, 1, 4, 2)
     sheet = tiles.reshape(-1, TILES * width, channels).numpy()
     encoded = io.BytesIO()
     Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(encoded, "png", optimize=True)

@@ -1,0 +1,172 @@
+"""Fill a pool with images from a trained network, by one process or by many: `torchrun … -m dilib.synthesize`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dilib import transfer
+from dilib.artifacts import fingerprint
+from dilib.classifiers import CLASSES, Classifier, check_name, load_classifier
+from dilib.inversion import Inversion, Objective, Schedule, invert
+from dilib.pool import ImagePool, save_contact_sheet, save_pictures
+from dilib.progress import bar
+from dilib.scales import SCALES, check_scale
+from dilib.statistics import FeatureStatistics
+from dilib.study import Study, commit, plain
+
+BATCH_SEEDS = 10_000_000  # more than a pool has batches
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every batch of a pool is made. A batch depends on this and its index, never on who makes it or when.
+
+    Labels run through `classes` again and again; batches take turns with the `schedules`.
+    """
+
+    teacher: Classifier
+    classes: tuple[int, ...]
+    batch_size: int
+    objective: Objective
+    schedules: tuple[Schedule, ...]
+    first_layer: float = 1.0
+    seed: int = 0
+
+    @property
+    def card(self) -> dict:
+        """All that the images depend on."""
+        settings = {name: value for name, value in vars(self).items() if name != "teacher"}
+        return plain({"teacher": self.teacher.name, "weights": fingerprint(self.teacher.network), **settings})
+
+    def labels(self, index: int) -> Tensor:
+        """The labels (batch_size,) of batch `index`."""
+        places = torch.arange(index * self.batch_size, (index + 1) * self.batch_size) % len(self.classes)
+        return torch.tensor(self.classes)[places]
+
+    def schedule(self, index: int) -> Schedule:
+        """The schedule of batch `index`."""
+        return self.schedules[index % len(self.schedules)]
+
+    def make(self, index: int, watch: Callable[[int, Tensor], None] | None = None) -> Inversion:
+        """Batch `index`. Sec. 4.1; `watch` as in `invert`."""
+        network = self.teacher.network
+        return invert(
+            network,
+            self.teacher.preprocessing,
+            self.labels(index),
+            self.objective,
+            self.schedule(index),
+            statistics=FeatureStatistics.from_batchnorm(network, first=self.first_layer),
+            seed=self.seed * BATCH_SEEDS + index,
+            watch=watch,
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make what the pool lacks; 0 on success, 2 on bad input."""
+    options = _parse(arguments)
+    try:
+        recipe, names = _recipe(options)
+        batches = -(-options.images // recipe.batch_size)
+        pool = ImagePool(Path(options.pool), recipe.card)
+        pool.claim()
+        _fill(pool, recipe, names, batches)
+        pool.claim(commit=commit(), images=batches * recipe.batch_size, classes_by_name=names)
+    except (ValueError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}; finished batches are whole: mend that, and run this again", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _fill(pool: ImagePool, recipe: Recipe, names: list[str], batches: int) -> None:
+    """All batches, a PNG file for each image, and a contact sheet of the first hundred."""
+
+    def pixels(index: int) -> Tensor:
+        return recipe.teacher.preprocessing.to_pixels(pool.load(index)[0])
+
+    with bar(batches, f"process {os.environ.get('RANK', 0)}") as progress:
+        for index in pool.fill(batches, recipe.make):
+            first = index * recipe.batch_size
+            save_pictures(pool.folder / "images", pixels(index), recipe.labels(index), names, first)
+            progress.update()
+    shown = min(batches, -(-100 // recipe.batch_size))
+    save_contact_sheet(pool.folder / "contact.png", torch.cat([pixels(index) for index in range(shown)])[:100])
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dilib.synthesize", description=__doc__)
+    parser.add_argument("--pool", required=True, help="folder that the images go to")
+    parser.add_argument("--images", type=int, required=True, help="how many, rounded up to whole batches")
+    parser.add_argument("--teacher", help="an ImageNet classifier, or with --dataset one of the study's networks")
+    parser.add_argument("--dataset", help="make 32×32 images from a teacher trained on this data set")
+    parser.add_argument("--classes", help="comma-separated class indices; default: every class in turn")
+    parser.add_argument("--scale", default="laptop", help=f"settings of one of {', '.join(SCALES)}")
+    parser.add_argument("--batch-size", type=int, help="images a batch; default: the scale's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--artifacts", default="artifacts", help="folder with the study's teachers")
+    return parser.parse_args(arguments)
+
+
+def _recipe(options: argparse.Namespace) -> tuple[Recipe, list[str]]:
+    """What the options ask for, and the names of the teacher's classes."""
+    check_scale(options.scale)
+    if options.images < 1 or (options.batch_size or 1) < 1:
+        raise ValueError(f"{options.images} images in batches of {options.batch_size}: give at least 1 of each")
+    scale = SCALES[options.scale]
+    name = options.teacher or ("vgg11_bn" if options.dataset else scale.imagenet.teacher)
+    if options.dataset and name not in scale.schedule:
+        raise ValueError(f"unknown teacher {name!r}; choose from {', '.join(scale.schedule)}")
+    if not options.dataset:
+        check_name(name)
+    # A pool of another teacher's is refused before this one is loaded, or even trained.
+    ImagePool(Path(options.pool), {"teacher": name}).check()
+    recipe, names = (_small if options.dataset else _imagenet)(options, name)
+    if options.classes:
+        recipe = replace(recipe, classes=_indices(options.classes))
+    return replace(recipe, batch_size=options.batch_size or recipe.batch_size, seed=options.seed), names
+
+
+def _imagenet(options: argparse.Namespace, name: str) -> tuple[Recipe, list[str]]:
+    settings, every = SCALES[options.scale].imagenet, tuple(range(len(CLASSES)))
+    parts = (settings.batch_size, settings.objective, settings.schedules, settings.first_layer)
+    return Recipe(load_classifier(name, _device()), every, *parts), list(CLASSES)
+
+
+def _small(options: argparse.Namespace, name: str) -> tuple[Recipe, list[str]]:
+    study = Study(options.scale, options.dataset, options.artifacts, options.artifacts)
+    teacher = Classifier(name, transfer.load_teacher(study, name).to(_device()), study.data.preprocessing)
+    # A batch must not depend on another, which a process may not have yet.
+    schedule = replace(study.scale.schedule[name], warm_start=0.0, warm_updates=0)
+    objective = transfer.objective_of(study, name, "deepinversion")
+    classes = tuple(range(len(study.data.classes)))
+    return Recipe(teacher, classes, study.scale.batch_size, objective, (schedule,)), list(study.data.classes)
+
+
+def _indices(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"classes {text!r} are not whole numbers; write them as in 1,9,22") from error
+
+
+def _device() -> torch.device:
+    """This process's own accelerator, if there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+if __name__ == "__main__":
+    # One thread a process: the order of a sum must not depend on how many processes there are.
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    sys.exit(main())

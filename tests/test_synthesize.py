@@ -1,0 +1,118 @@
+"""Many processes, killed or not, fill a pool with the very images that one process makes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.datasets import ImageFolder
+
+from dilib import synthesize
+
+BATCHES, BATCH = 6, 10
+TEACHER = ["--scale", "smoke", "--dataset", "digits", "--teacher", "vgg11_bn", "--batch-size", str(BATCH)]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def command(folder, *, processes=1, images=BATCHES * BATCH):
+    launcher = TORCHRUN if processes == 2 else []
+    options = ["--pool", folder / "pool", "--images", images, "--artifacts", folder / "artifacts"]
+    return [sys.executable, *launcher, "-m", "dilib.synthesize", *TEACHER, *map(str, options)]
+
+
+def contents(folder):
+    """Every batch's tensors, as bytes, and every picture."""
+    batches = {path.name: load_file(path) for path in sorted(folder.glob("pool/*.safetensors"))}
+    tensors = {(name, key): value.numpy().tobytes() for name, found in batches.items() for key, value in found.items()}
+    pictures = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("pool/images/*/[!.]*"))}
+    return {**tensors, **pictures}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A pool made by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    subprocess.run(command(folder), check=True, capture_output=True)
+    return folder
+
+
+def test_two_processes_make_the_same_pool_as_one(alone, tmp_path):
+    subprocess.run(command(tmp_path, processes=2), check=True, capture_output=True)
+    assert contents(tmp_path) == contents(alone)
+    assert len(list((tmp_path / "pool").glob("batch-*.safetensors"))) == BATCHES
+
+
+def test_a_killed_process_costs_its_batch_and_others_complete_the_pool(alone, tmp_path):
+    (tmp_path / "artifacts").symlink_to(alone / "artifacts")
+    first, second = (subprocess.Popen(command(tmp_path), stderr=subprocess.DEVNULL) for _ in range(2))
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("pool/batch-*.safetensors")) and time.time() < deadline:
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert second.wait() == 0
+    assert contents(tmp_path) == contents(alone)
+
+
+def test_a_pool_is_an_image_folder_with_a_card(alone):
+    folder = ImageFolder(str(alone / "pool" / "images"))
+    assert len(folder) == BATCHES * BATCH
+    assert folder.classes == [str(digit) for digit in range(10)]
+    assert folder.targets == sorted(folder.targets)
+    card = json.loads((alone / "pool" / "card.json").read_text())
+    assert (card["teacher"], card["images"], card["seed"]) == ("vgg11_bn", BATCHES * BATCH, 0)
+    assert Image.open(alone / "pool" / "contact.png").width > 100
+
+
+def test_a_half_written_batch_is_made_again_and_a_pool_can_grow(alone, tmp_path):
+    before = contents(alone)
+    broken = alone / "pool" / "batch-00002.safetensors"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    arguments = command(alone, images=BATCHES * BATCH + 1)
+    subprocess.run(arguments, check=True, capture_output=True)
+    after = contents(alone)
+    assert {name: after[name] for name in before} == before
+    assert len(list((alone / "pool").glob("batch-*.safetensors"))) == BATCHES + 1
+    (alone / "pool" / f"batch-{BATCHES:05d}.safetensors").unlink()
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_is_whole(alone, tmp_path, monkeypatch, capsys):
+    synced = []
+
+    def full_after_two_files(_):
+        synced.append(1)
+        if len(synced) > 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_after_two_files)
+    (tmp_path / "artifacts").symlink_to(alone / "artifacts")
+    assert synthesize.main(command(tmp_path)[3:]) == 2
+    assert (
+        "No space left on device; finished batches are whole: mend that, and run this again" in capsys.readouterr().err
+    )
+    left = {path.name for path in tmp_path.glob("pool/**/*") if path.is_file() and path.suffix != ".lock"}
+    assert left == {"card.json", "batch-00000.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--seed", "1"], "holds images made with seed 0, not 1; choose another folder"),
+        (["--teacher", "resnet34"], "holds images made with teacher vgg11_bn, not resnet34; choose another folder"),
+        (["--teacher", "resnet19"], "unknown teacher 'resnet19'; choose from vgg11_bn, resnet34"),
+        (["--classes", "1,b"], "classes '1,b' are not whole numbers; write them as in 1,9,22"),
+        (["--images", "0"], "0 images in batches of 10: give at least 1 of each"),
+        (["--scale", "tiny"], "unknown scale 'tiny'; choose from smoke, "),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(alone, capsys, changed, message):
+    before = contents(alone)
+    assert synthesize.main([*command(alone)[3:], *changed]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert contents(alone) == before
