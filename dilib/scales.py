@@ -97,7 +97,7 @@ LITE_IMAGENET = ImageNet(
     scorer="efficientnet_lite2",
     classes=LAPTOP_CLASSES,
     batch_size=12,
-    objective=Objective(alpha_tv=0.07, alpha_l2=0.0, alpha_f=1e-3, alpha_c=0.0),
+    objective=Objective(alpha_tv=0.04, alpha_l2=0.0, alpha_f=1e-3, alpha_c=0.0),
     first_layer=10.0,
     schedules=(Schedule(stages=((56, 400), (112, 300), (224, 90)), lr=0.2, decay="cosine", jitter=30, clip=True),),
     compared=12,
