@@ -13,6 +13,7 @@ from torch import Tensor
 from dilib import transfer
 from dilib.artifacts import fingerprint
 from dilib.classifiers import CLASSES, Classifier, check_name, load_classifier
+from dilib.data import Unreachable
 from dilib.inversion import Inversion, Objective, Schedule, invert
 from dilib.pool import ImagePool, save_contact_sheet, save_pictures
 from dilib.progress import bar
@@ -77,8 +78,9 @@ def main(arguments: list[str] | None = None) -> int:
         pool = ImagePool(Path(options.pool), recipe.card)
         pool.claim()
         _fill(pool, recipe, names, batches)
-        pool.claim(commit=commit(), images=batches * recipe.batch_size, classes_by_name=names)
-    except (ValueError, FloatingPointError) as error:
+        there = len(list(pool.folder.glob("batch-*.safetensors"))) * recipe.batch_size
+        pool.claim(names=names, images=there, commit=commit())
+    except (ValueError, FloatingPointError, Unreachable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -119,8 +121,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _recipe(options: argparse.Namespace) -> tuple[Recipe, list[str]]:
     """What the options ask for, and the names of the teacher's classes."""
     check_scale(options.scale)
-    if options.images < 1 or (options.batch_size or 1) < 1:
-        raise ValueError(f"{options.images} images in batches of {options.batch_size}: give at least 1 of each")
+    for option in ("images", "batch_size"):
+        if (value := getattr(options, option)) is not None and value < 1:
+            raise ValueError(f"--{option.replace('_', '-')} is {value}; give at least 1")
     scale = SCALES[options.scale]
     name = options.teacher or ("vgg11_bn" if options.dataset else scale.imagenet.teacher)
     if options.dataset and name not in scale.schedule:
@@ -131,7 +134,7 @@ def _recipe(options: argparse.Namespace) -> tuple[Recipe, list[str]]:
     ImagePool(Path(options.pool), {"teacher": name}).check()
     recipe, names = (_small if options.dataset else _imagenet)(options, name)
     if options.classes:
-        recipe = replace(recipe, classes=_indices(options.classes))
+        recipe = replace(recipe, classes=_indices(options.classes, len(names)))
     return replace(recipe, batch_size=options.batch_size or recipe.batch_size, seed=options.seed), names
 
 
@@ -151,11 +154,11 @@ def _small(options: argparse.Namespace, name: str) -> tuple[Recipe, list[str]]:
     return Recipe(teacher, classes, study.scale.batch_size, objective, (schedule,)), list(study.data.classes)
 
 
-def _indices(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"classes {text!r} are not whole numbers; write them as in 1,9,22") from error
+def _indices(text: str, count: int) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) < count for part in parts):
+        raise ValueError(f"--classes {text!r} are not whole numbers from 0 to {count - 1}; write them as in 1,9,22")
+    return tuple(int(part) for part in parts)
 
 
 def _device() -> torch.device:

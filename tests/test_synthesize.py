@@ -104,8 +104,10 @@ def test_a_full_disk_is_one_line_and_leaves_what_is_whole(alone, tmp_path, monke
         (["--seed", "1"], "holds images made with seed 0, not 1; choose another folder"),
         (["--teacher", "resnet34"], "holds images made with teacher vgg11_bn, not resnet34; choose another folder"),
         (["--teacher", "resnet19"], "unknown teacher 'resnet19'; choose from vgg11_bn, resnet34"),
-        (["--classes", "1,b"], "classes '1,b' are not whole numbers; write them as in 1,9,22"),
-        (["--images", "0"], "0 images in batches of 10: give at least 1 of each"),
+        (["--classes", "1,b"], "--classes '1,b' are not whole numbers from 0 to 9; write them as in 1,9,22"),
+        (["--classes", "1,10"], "--classes '1,10' are not whole numbers from 0 to 9; write them as in 1,9,22"),
+        (["--images", "0"], "--images is 0; give at least 1"),
+        (["--batch-size", "0"], "--batch-size is 0; give at least 1"),
         (["--scale", "tiny"], "unknown scale 'tiny'; choose from smoke, "),
     ],
 )
