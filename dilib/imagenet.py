@@ -93,14 +93,20 @@ def _variant_metrics(study: Study, name: str, seed: int) -> dict:
 
 
 def real_cell(study: Study) -> dict | None:
-    """Real validation images of the same classes before the same networks; None where there are none."""
+    """Real validation images of the same classes before the same networks; None where there are none.
+
+    The cell keeps their mean colours, not the images: they are not ours to publish.
+    """
     settings = study.scale.imagenet
     real = imagenet_validation(study.data_folder, settings.classes)
     if real is None:
         return None
-    metrics = lambda: {**_judged(study, settings, real.pixels, real.labels), "samples": real.pixels}  # noqa: E731
-    networks = [settings.teacher, *settings.judges, settings.scorer]
-    return study.cell("imagenet--real", plain({"networks": networks, "classes": settings.classes}), metrics)
+    key = plain({"networks": [settings.teacher, *settings.judges, settings.scorer], "classes": settings.classes})
+
+    def metrics() -> dict:
+        return {**_judged(study, settings, real.pixels, real.labels), "colours": mean_colours(real.pixels)}
+
+    return study.cell("imagenet--real", key, metrics)
 
 
 def synthesise(
@@ -176,8 +182,13 @@ def _judged(study: Study, settings: ImageNet, pixels: Tensor, labels: Tensor) ->
     return found
 
 
-def mean_colours(images: Mapping[str, Tensor], names: Sequence[str]) -> pd.DataFrame:
-    """Mean of each channel, 0 to 255: a row a class and channel, a column for each set of images (N, 3, H, W)."""
+def mean_colours(images: Tensor) -> list[list[float]]:
+    """Mean of each channel of each image (N, 3, H, W), uint8: N times 3 numbers, 0 to 255."""
+    return images.float().mean((2, 3)).tolist()
+
+
+def colours_by_class(colours: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str]) -> pd.DataFrame:
+    """Mean colours of several sets of images, one a class: a row a class and channel, a column a set."""
     frame = pd.DataFrame([(name, channel) for name in names for channel in ("red", "green", "blue")])
     frame.columns = ["class", "channel"]
-    return frame.assign(**{kind: found.float().mean((2, 3)).flatten().numpy() for kind, found in images.items()})
+    return frame.assign(**{kind: [value for colour in found for value in colour] for kind, found in colours.items()})

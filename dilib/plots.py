@@ -51,7 +51,7 @@ def save(figure: Figure, path: Path, most: int = 300_000) -> None:
 
 def _palette_png(picture: Image.Image) -> bytes:
     encoded = io.BytesIO()
-    picture.quantize(256).save(encoded, "png", optimize=True)
+    picture.quantize(256, kmeans=2).save(encoded, "png", optimize=True)
     return encoded.getvalue()
 
 

@@ -7,7 +7,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dilib.data import imagenet_validation
 from dilib.evaluation import inception_score
-from dilib.imagenet import VARIANTS, Snapshots, mean_colours, variant
+from dilib.imagenet import VARIANTS, Snapshots, colours_by_class, mean_colours, variant
 from dilib.inversion import Schedule
 from dilib.pool import save_pictures
 from dilib.scales import LITE_IMAGENET
@@ -79,7 +79,7 @@ def test_pictures_are_an_image_folder(tmp_path):
 
 def test_mean_colours_by_hand():
     pixels = torch.tensor([[[[0, 10]], [[20, 20]], [[30, 50]]]], dtype=torch.uint8)
-    means = mean_colours({"synthesised": pixels}, ["dog"])
+    means = colours_by_class({"synthesised": mean_colours(pixels)}, ["dog"])
     assert means.values.tolist() == [["dog", "red", 5.0], ["dog", "green", 20.0], ["dog", "blue", 40.0]]
 
 
