@@ -75,7 +75,8 @@ class ImagePool:
         """Yield each of 0 to `batches` − 1 once that batch is there, made by `make(index)` or by another process.
 
         Any number of processes, on any hosts that share the folder, may fill one pool: each takes a batch that is
-        missing and that no other is making. The batch of a process that died is taken by another.
+        missing and that no other is making. The batch of a process that died is taken by another. Where a file system
+        does not carry locks between hosts, a batch may be made twice; it is the same.
         """
         waiting = list(range(batches))
         while waiting:
