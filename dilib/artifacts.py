@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -51,12 +52,21 @@ def load_tensors(path: Path, card: dict | None = None) -> tuple[dict[str, Tensor
 
     `card` lists only the entries that must agree; the file's own card may hold more.
     """
+    return _read(path, card, lambda file: {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def has_tensors(path: Path, card: dict | None = None) -> bool:
+    """Whether `load_tensors` would find a whole file with that card; reads no more than its head."""
+    return _read(path, card, lambda file: None) is not None
+
+
+def _read(path: Path, card: dict | None, content: Callable) -> tuple | None:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:  # checks the length
             found = json.loads((file.metadata() or {}).get("card", "{}"))
             if card is not None and any(found.get(key) != _plain(value) for key, value in card.items()):
                 return None
-            return {name: file.get_tensor(name) for name in file.keys()}, found  # noqa: SIM118
+            return content(file), found
     except (FileNotFoundError, SafetensorError, OSError, ValueError):
         return None
 

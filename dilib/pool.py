@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.functional import resize
 from torchvision.utils import make_grid
 
-from dilib.artifacts import load_tensors, save_tensors, write_atomically
+from dilib.artifacts import has_tensors, load_tensors, save_tensors, write_atomically
 from dilib.inversion import Inversion
 
 THUMBNAIL = 72  # pixels a side of an image on the contact sheet
@@ -50,6 +50,10 @@ class ImagePool:
         """Images and labels of batch `index`, or None if it is missing, truncated or not this pool's."""
         found = load_tensors(self.path(index), {**self.card, "index": index})
         return found and (found[0]["images"].float().to(device), found[0]["labels"].to(device))
+
+    def has(self, index: int) -> bool:
+        """Whether batch `index` is there, whole and this pool's."""
+        return has_tensors(self.path(index), {**self.card, "index": index})
 
     def check(self) -> None:
         """Raise ValueError if the folder holds a pool whose card says otherwise than this one's."""
@@ -92,7 +96,7 @@ class ImagePool:
 
     def _make_if_free(self, index: int, make: Callable[[int], Inversion]) -> bool:
         """Whether the batch is there, after making it if no other process is doing so."""
-        if self.load(index) is not None:
+        if self.has(index):
             return True
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / f".{self.path(index).stem}.lock")  # let go when its holder dies
@@ -101,7 +105,7 @@ class ImagePool:
         except Timeout:
             return False
         with held:
-            if self.load(index) is None:
+            if not self.has(index):
                 made = make(index)
                 self.save(index, made.images, made.labels, made.history)
         return True

@@ -288,10 +288,10 @@ class _ImageSource:
     def __call__(self, index: int, student: nn.Module) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) and labels (N,) of batch `index`."""
         objective, pool = self.own if self.own and index >= self.study.scale.adaptive_after else self.shared
-        if pool.load(index) is None:
+        if not pool.has(index):
             start, labels = self._start(index, student)
             with self.study.lock(f"pool-{pool.folder.name}"):
-                if pool.load(index) is None:
+                if not pool.has(index):
                     made = invert(
                         self.teacher,
                         self.study.data.preprocessing,

@@ -10,8 +10,10 @@ CARD = {"teacher": "t", "seed": 1}
 def test_a_pool_gives_back_what_it_was_given(tmp_path):
     pool = ImagePool(tmp_path, CARD)
     assert pool.load(0) is None
+    assert not pool.has(0)
     images, labels = torch.randn(4, 3, 8, 8).half().float(), torch.arange(4)
     pool.save(0, images, labels, torch.zeros(2, 4))
+    assert pool.has(0)
     loaded_images, loaded_labels = pool.load(0)
     assert torch.equal(loaded_images, images)
     assert torch.equal(loaded_labels, labels)
@@ -24,9 +26,11 @@ def test_truncated_and_foreign_files_are_not_part_of_a_pool(tmp_path):
     assert ImagePool(tmp_path, {**CARD, "teacher": "another"}).load(0) is None
     pool.path(1).write_bytes(whole)
     assert pool.load(1) is None, "a batch under another batch's name"
+    assert not pool.has(1)
     for length in (0, 7, 100, len(whole) - 1):
         pool.path(0).write_bytes(whole[:length])
         assert pool.load(0) is None
+        assert not pool.has(0)
     pool.path(0).write_bytes(b"not safetensors at all" * 100)
     assert pool.load(0) is None
 
