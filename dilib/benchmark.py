@@ -35,12 +35,16 @@ from dilib.study import provenance
 
 RGB = models.Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=32)
 OBJECTIVE = Objective()
-TURNS, STEPS = 7, 3  # turns a method takes, and the steps of a turn; the time of a turn is that of its quickest step
+TURNS, STEPS = 11, 2  # turns a method takes, and the steps of a turn; the time of a turn is that of its quickest step
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of results/bench/DEVICE.json; `peak_mib` is memory that the method added, null where unknown."""
+    """One line of results/bench/DEVICE.json.
+
+    Times and ratios are medians over turns; a ratio is of times within one turn, as a machine's speed changes between
+    turns. `peak_mib` is memory that the method added, null where unknown.
+    """
 
     network: str
     method: str
@@ -153,26 +157,30 @@ METHODS: dict[str, Callable[[nn.Module, Tensor, int], Iterator]] = {
 
 
 def measure(workload: Workload, device: torch.device, turns: int = TURNS) -> list[Row]:
-    """One row a method: median over `turns` of the seconds of a step, and peak memory of the first steps."""
+    """One row a method: seconds of a step over so many turns, and peak memory of the first steps."""
     peak = {name: peak_memory(workload, name, device) for name in METHODS}
-    median = step_seconds(workload, device, turns)
+    seconds = step_seconds(workload, device, turns)
+
+    def ratio(over: str, under: str) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+
     return [
         Row(
             network=workload.name,
             method=name,
             batch=workload.batch,
-            seconds=median[name],
-            images_per_second=workload.batch / median[name],
-            speedup_over_textbook=median["textbook"] / median[name],
-            ratio_to_floor=median[name] / median["floor"],
+            seconds=statistics.median(seconds[name]),
+            images_per_second=workload.batch / statistics.median(seconds[name]),
+            speedup_over_textbook=ratio("textbook", name),
+            ratio_to_floor=ratio(name, "floor"),
             peak_mib=peak[name],
         )
         for name in METHODS
     ]
 
 
-def step_seconds(workload: Workload, device: torch.device, turns: int) -> dict[str, float]:
-    """Median over `turns` of the seconds of a step, by method."""
+def step_seconds(workload: Workload, device: torch.device, turns: int) -> dict[str, list[float]]:
+    """The seconds of a step by method, one number a turn."""
     network, labels = _prepared(workload, device)
     running = {name: method(network, labels, workload.size) for name, method in METHODS.items()}
     seconds = {name: [] for name in METHODS}
@@ -181,7 +189,7 @@ def step_seconds(workload: Workload, device: torch.device, turns: int) -> dict[s
             quickest = min(timed(steps, device) for _ in range(STEPS))
             if turn >= 0:
                 seconds[name].append(quickest)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def _prepared(workload: Workload, device: torch.device) -> tuple[nn.Module, Tensor]:
