@@ -133,10 +133,10 @@ SCALES = {
         growth=Growth("resnet18", (1, 2, 4), (32, 48, 64), single=((32, 20),), multi=((16, 2), (32, 1))),
         imagenet=replace(
             LITE_IMAGENET,
-            classes=LAPTOP_CLASSES[:10],
-            batch_size=10,
+            classes=LAPTOP_CLASSES[:4],
+            batch_size=2,
             schedules=(Schedule(stages=((64, 2), (128, 2)), lr=0.2, decay="cosine", jitter=8, clip=True),),
-            compared=10,
+            compared=2,
         ),
         statistics_images=(1, 10),
     ),
