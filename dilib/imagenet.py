@@ -93,20 +93,25 @@ def _variant_metrics(study: Study, name: str, seed: int) -> dict:
 
 
 def real_cell(study: Study) -> dict | None:
-    """Real validation images of the same classes before the same networks; None where there are none.
+    """Real validation images of the same classes before the same networks; None with neither the cell nor images.
 
     The cell keeps their mean colours, not the images: they are not ours to publish.
     """
     settings = study.scale.imagenet
-    real = imagenet_validation(study.data_folder, settings.classes)
-    if real is None:
+    real, key = imagenet_validation(study.data_folder, settings.classes), _real_key(settings)
+    if real is None and not study.has(*key):
         return None
-    key = plain({"networks": [settings.teacher, *settings.judges, settings.scorer], "classes": settings.classes})
 
     def metrics() -> dict:
         return {**_judged(study, settings, real.pixels, real.labels), "colours": mean_colours(real.pixels)}
 
-    return study.cell("imagenet--real", key, metrics)
+    name, settings_of_cell, seed = key
+    return study.cell(name, settings_of_cell, metrics, seed)
+
+
+def _real_key(settings: ImageNet) -> tuple[str, dict, int]:
+    networks = [settings.teacher, *settings.judges, settings.scorer]
+    return "imagenet--real", plain({"networks": networks, "classes": settings.classes}), 0
 
 
 def synthesise(

@@ -21,8 +21,6 @@ from dilib.scales import SCALES, check_scale
 from dilib.statistics import FeatureStatistics
 from dilib.study import Study, commit, plain
 
-BATCH_SEEDS = 10_000_000  # more than a pool has batches
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -64,7 +62,7 @@ class Recipe:
             self.objective,
             self.schedule(index),
             statistics=FeatureStatistics.from_batchnorm(network, first=self.first_layer),
-            seed=self.seed * BATCH_SEEDS + index,
+            seed=self.seed * transfer.BATCH_SEEDS + index,
             watch=watch,
         )
 

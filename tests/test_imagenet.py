@@ -5,12 +5,14 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
+from dilib import imagenet
 from dilib.data import imagenet_validation
 from dilib.evaluation import inception_score
 from dilib.imagenet import VARIANTS, Snapshots, colours_by_class, mean_colours, variant
 from dilib.inversion import Schedule
 from dilib.pool import save_pictures
 from dilib.scales import LITE_IMAGENET
+from dilib.study import Study
 
 
 def flat(settings):
@@ -83,5 +85,10 @@ def test_mean_colours_by_hand():
     assert means.values.tolist() == [["dog", "red", 5.0], ["dog", "green", 20.0], ["dog", "blue", 40.0]]
 
 
-def test_without_imagenet_there_are_no_real_images(tmp_path):
+def test_without_imagenet_a_finished_cell_stands_for_real_images(tmp_path):
     assert imagenet_validation(tmp_path, (1, 2)) is None
+    study = Study("smoke", "imagenet", tmp_path / "results", tmp_path / "artifacts")
+    assert imagenet.real_cell(study) is None
+    name, settings, seed = imagenet._real_key(study.scale.imagenet)
+    study.cell(name, settings, lambda: {"inception_score": 3.0}, seed)
+    assert imagenet.real_cell(study)["metrics"] == {"inception_score": 3.0}
