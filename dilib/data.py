@@ -23,6 +23,7 @@ from dilib.models import Preprocessing
 
 TITLES = {
     "digits": "Digits",
+    "photographs": "Photographs",
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
@@ -31,6 +32,7 @@ TITLES = {
     "flowers102": "Flowers-102",
 }
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
+IMAGENET_TRAINING_IMAGES = 215_000  # all 1.28 million would take 190 GB once decoded
 TIMEOUT = 15  # seconds without an answer before a source counts as unreachable
 
 FASHION_FILES = {  # of the uncompressed files
@@ -87,26 +89,30 @@ class Data:
     preprocessing: Preprocessing
 
 
-def load(name: str, folder: Path | str = "artifacts/data", size: int = 32) -> Data:
+def load(name: str, folder: Path | str = "artifacts/data", size: int | None = None) -> Data:
     """The data set `name`, or `folder:PATH` with train/CLASS/* and test/CLASS/* images, at `size`×`size` pixels.
 
-    Raises ValueError for an unknown name or a bad image folder, Unreachable when a source can't be had.
+    By default ImageNet at 224 and all others at 32. Raises ValueError for an unknown name or a bad image folder,
+    Unreachable when a source can't be had.
     """
     check_name(name)
-    folder = Path(folder)
+    folder, size = Path(folder), size or (224 if name == "imagenet" else 32)
     if name == "digits":
         train, test, classes = _digits()
+    elif name == "photographs":
+        train, test, classes = _photographs(size)
     elif name == "fashion_mnist":
         train, test, classes = _fashion_mnist(folder)
     elif name in CIFAR:
         train, test, classes = _cifar(name, folder)
     else:
         train_files, test_files, classes = _image_files(name, folder)
-        channels = _channels(train_files[0][0])
+        channels = _channels(test_files[0][0])
         train = _decoded(train_files, channels, size, folder / "decoded")
         test = _decoded(test_files, channels, size, folder / "decoded")
     train, test = _resized(train, size), _resized(test, size)
-    return Data(name, title(name), train, test, tuple(classes), _preprocessing(train.pixels, size))
+    typical = train.pixels if len(train.pixels) else test.pixels
+    return Data(name, title(name), train, test, tuple(classes), _preprocessing(typical, size))
 
 
 def check_name(name: str) -> None:
@@ -158,6 +164,27 @@ def _digits() -> tuple[Split, Split, list[str]]:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     test, train = order[:297], order[297:]
     return Split(pixels[train], labels[train]), Split(pixels[test], labels[test]), [str(i) for i in range(10)]
+
+
+def _photographs(size: int, counts: tuple[int, int] = (10_000, 1_000)) -> tuple[Split, Split, list[str]]:
+    """Square crops at random of scikit-learn's two photographs, tests from their right-hand quarter."""
+    from sklearn.datasets import load_sample_images
+
+    bunch, random = load_sample_images(), np.random.default_rng(0)
+    pictures = [Image.fromarray(picture) for picture in bunch.images]
+
+    def split(count: int, left: float, right: float) -> Split:
+        pixels = np.empty((count, 3, size, size), np.uint8)
+        for index in range(count):
+            picture = pictures[index % len(pictures)]
+            side = int(random.uniform(0.05, 0.25) * picture.width)
+            x = int(random.uniform(left * picture.width, right * picture.width - side))
+            y = int(random.uniform(0, picture.height - side))
+            crop = picture.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
+            pixels[index] = np.asarray(crop).transpose(2, 0, 1)
+        return Split(torch.from_numpy(pixels), torch.arange(count) % len(pictures))
+
+    return split(counts[0], 0.0, 0.75), split(counts[1], 0.75, 1.0), [Path(name).stem for name in bunch.filenames]
 
 
 def _fashion_mnist(folder: Path) -> tuple[Split, Split, list[str]]:
@@ -240,17 +267,10 @@ def _image_files(name: str, folder: Path) -> tuple[list, list, list[str]]:
     if name == "cub200":
         return _cub(_fetched(folder / name, _archive(*CUB)) / "CUB_200_2011")
     if name == "imagenet":
-        root = folder / "imagenet"
-        if not (root / "train").is_dir():
-            raise Unreachable(
-                f"ImageNet can't be downloaded without registration: put train/WNID/* and val/WNID/* in {root}"
-            )
-    else:
-        root = Path(name.removeprefix("folder:")).expanduser()
-        if not (root / "train").is_dir():
-            raise ValueError(
-                f"no image folder at {root}: expected {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg"
-            )
+        return _imagenet(folder / "imagenet")
+    root = Path(name.removeprefix("folder:")).expanduser()
+    if not (root / "train").is_dir():
+        raise ValueError(f"no image folder at {root}: expected {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg")
     test = next((root / split for split in ("test", "val") if (root / split).is_dir()), None)
     if test is None:
         raise ValueError(f"{root} has neither test/ nor val/; put held-out images in {root}/test/CLASS/")
@@ -258,6 +278,18 @@ def _image_files(name: str, folder: Path) -> tuple[list, list, list[str]]:
     if len(classes) < 2:
         raise ValueError(f"{root / 'train'} has {len(classes)} class folder(s); a classifier needs at least 2")
     return _listed(root / "train", classes), _listed(test, classes), classes
+
+
+def _imagenet(root: Path) -> tuple[list, list, list[str]]:
+    """As many training images as the paper taught with, drawn at random, and none where only val/ is there."""
+    if not (root / "val").is_dir():
+        raise Unreachable(
+            f"ImageNet can't be downloaded without registration: put val/WNID/*, and train/WNID/* if need be, in {root}"
+        )
+    classes = sorted(path.name for path in (root / "val").iterdir() if path.is_dir())
+    train = _listed(root / "train", classes) if (root / "train").is_dir() else []
+    chosen = np.random.default_rng(0).permutation(len(train))[:IMAGENET_TRAINING_IMAGES]
+    return [train[index] for index in chosen], _listed(root / "val", classes), classes
 
 
 def imagenet_validation(folder: Path | str, classes: Sequence[int], size: int = 256) -> Split | None:

@@ -5,14 +5,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dilib import losses
-from dilib.evaluation import accuracy
+from dilib import losses, parallel
+from dilib.data import Split
+from dilib.evaluation import accuracy, split_accuracy
 from dilib.inversion import compute_dtype
+from dilib.models import Preprocessing
 from dilib.statistics import frozen_copy
-from dilib.training import augment, half_precision_forward, restore, save_checkpoint, set_lr, sgd, triangle
+from dilib.training import (
+    augment,
+    half_precision_forward,
+    moved,
+    moves,
+    restore,
+    save_checkpoint,
+    set_lr,
+    sgd,
+    triangle,
+)
 
 RECORDED = ("teacher_on_fresh", "student_on_fresh", "student_on_test", "seconds")
 
@@ -48,6 +61,16 @@ class DistillationSettings:
         if self.decay == "linear":
             return self.lr * triangle(progress, warm_up=0.1)
         return self.lr * 0.1 ** sum(progress >= fraction for fraction in self.decay_at)
+
+
+@dataclass(frozen=True)
+class PoolSettings(DistillationSettings):
+    """How a student is taught on a fixed pool: as above, but no batch is fresh, and a round is only a pause to measure.
+
+    With `mixup` α above 0 each batch is mixed with another in the proportion λ ~ Beta(α, α) (Zhang et al., 2018).
+    """
+
+    mixup: float = 0.0
 
 
 def distill(
@@ -109,14 +132,80 @@ def _teach_round(teacher, student, optimizer, pool, settings, index, seed) -> Te
             drawn = pool[int(torch.randint(len(pool), (), generator=generator))][0]
             chosen = torch.randperm(len(drawn), generator=generator)[: settings.batch_size].to(drawn.device)
             images = augment(drawn[chosen], settings.shift, settings.flip, generator)
-        with torch.no_grad():
-            teacher_logits = teacher(images.to(next(teacher.parameters()).dtype, memory_format=torch.channels_last))
-        student_logits = half_precision_forward(student, images)
-        loss = scaled_distillation(teacher_logits.float(), student_logits, settings.temperature)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        loss = _teach(teacher, student, optimizer, images, settings.temperature)
+    return loss
+
+
+def _teach(teacher, student, optimizer, images: Tensor, temperature: float) -> Tensor:
+    """One update on a batch (N, C, H, W). Eq. 1."""
+    with torch.no_grad():
+        teacher_logits = teacher(images.to(next(teacher.parameters()).dtype, memory_format=torch.channels_last))
+    loss = scaled_distillation(teacher_logits.float(), half_precision_forward(student, images), temperature)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
     return loss.detach()
+
+
+def distill_on_pool(
+    teacher: nn.Module,
+    student: nn.Module,
+    pool: Tensor,
+    preprocessing: Preprocessing,
+    test: Split,
+    settings: PoolSettings,
+    *,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    card: dict | None = None,
+    on_round: Callable[[int], None] | None = None,
+) -> dict[str, list[float]]:
+    """Teach `student` in place on fixed images, uint8 (N, C, H, W); per round, test top-1 and seconds. Sec. 4.4.
+
+    Processes that torchrun started teach one student together, who ends as one process would have taught it.
+    Goes on from `checkpoint` if there is one with the same `card`. Raises FloatingPointError on a loss not finite.
+    """
+    device = next(teacher.parameters()).device
+    frozen = frozen_copy(teacher, compute_dtype(device))
+    learner = parallel.shared(student)
+    optimizer = sgd(student, settings.lr, settings.momentum, settings.weight_decay)
+    extra: dict[str, Tensor] = {}
+    first = restore(checkpoint, card, student, optimizer, extra)
+    history = {name: extra[name].tolist() if first else [] for name in ("student_on_test", "seconds")}
+    for index in range(first, settings.rounds):
+        started = time.perf_counter()
+        random = torch.Generator().manual_seed(seed * 100_003 + index)
+        student.train()
+        for update in range(settings.updates):
+            set_lr(optimizer, settings.lr_at(index * settings.updates + update))
+            images = _drawn(pool, preprocessing, settings, random).to(device)
+            loss = _teach(frozen, learner, optimizer, images, settings.temperature)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"distillation loss {loss.item()} in round {index + 1}; lower lr ({settings.lr})")
+        history["student_on_test"].append(split_accuracy(student, test, preprocessing))
+        history["seconds"].append(time.perf_counter() - started)
+        if checkpoint and parallel.rank() == 0:
+            extra = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}
+            save_checkpoint(checkpoint, card, index + 1, student, optimizer, extra)
+        if on_round:
+            on_round(index + 1)
+    student.eval()
+    return history
+
+
+def _drawn(pool: Tensor, preprocessing: Preprocessing, settings: PoolSettings, random: torch.Generator) -> Tensor:
+    """This process's share of a batch, drawn at random from the pool, augmented, and mixed with another (mixup)."""
+    part = parallel.share(settings.batch_size)
+
+    def batch() -> Tensor:
+        chosen = torch.randint(len(pool), (settings.batch_size,), generator=random)
+        rows, columns = moves((settings.batch_size, *pool.shape[1:]), settings.shift, settings.flip, random)
+        return moved(preprocessing.normalise(pool[chosen[part]]), settings.shift, rows[part], columns[part])
+
+    if not settings.mixup:
+        return batch()
+    share = np.random.default_rng(int(torch.randint(2**62, (), generator=random))).beta(*[settings.mixup] * 2)
+    return torch.lerp(batch(), batch(), float(share))
 
 
 def scaled_distillation(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.inception import InceptionScore
 
+from dilib.data import Split
 from dilib.inversion import compute_dtype
+from dilib.models import Preprocessing
 from dilib.statistics import frozen_copy
 
 
@@ -27,6 +29,17 @@ def top1(logits: Tensor, labels: Tensor) -> float:
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Top-1 in percent on normalised images (N, C, H, W) with labels (N,)."""
     return top1(predict(network, images), labels)
+
+
+def split_accuracy(network: nn.Module, split: Split, preprocessing: Preprocessing, batch_size: int = 1000) -> float:
+    """Top-1 in percent on a split, of which only a batch at a time is in memory as floats."""
+    device = next(network.parameters()).device
+    batches = zip(split.pixels.split(batch_size), split.labels.split(batch_size), strict=True)
+    right = sum(
+        len(labels) * accuracy(network, preprocessing.normalise(pixels).to(device), labels)
+        for pixels, labels in batches
+    )
+    return right / len(split.labels)
 
 
 def inception_score(logits: Tensor) -> float:

@@ -14,6 +14,7 @@ from dilib.distillation import distill
 from dilib.evaluation import accuracy
 from dilib.inversion import Schedule, balanced_labels, invert
 from dilib.progress import bar
+from dilib.recipe import BATCH_SEEDS
 from dilib.scales import PAIRS
 from dilib.statistics import FeatureStatistics
 from dilib.study import Study, plain
@@ -108,7 +109,7 @@ def _step_metrics(study: Study, step: str, seed: int) -> dict:
     batches, started = [], time.perf_counter()
     with bar(distillation.rounds, f"images by the step: {step}, seed {seed}") as progress:
         for index in range(distillation.rounds):
-            batches.append(_batch(study, teacher, step, seed * transfer.BATCH_SEEDS + index))
+            batches.append(_batch(study, teacher, step, seed * BATCH_SEEDS + index))
             progress.update()
     seconds = time.perf_counter() - started
     history = distill(teacher, student, lambda index, _: batches[index], study.test, distillation, seed=seed)

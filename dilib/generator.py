@@ -17,7 +17,7 @@ from dilib.evaluation import accuracy
 from dilib.inversion import compute_dtype
 from dilib.models import Preprocessing
 from dilib.statistics import frozen_copy
-from dilib.training import half_precision_forward, like, restore, save_checkpoint, set_lr, sgd
+from dilib.training import adam_state, half_precision_forward, load_adam, restore, save_checkpoint, set_lr, sgd
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def distill_with_generator(
     first = restore(checkpoint, card, both, optimizer, extra)
     history = {name: extra[name].tolist() if first else [] for name in ("student_on_test", "seconds")}
     if first:
-        _load_adam(generator_optimizer, generator, extra)
+        load_adam(generator_optimizer, generator, extra)
 
     for index in range(first, teaching.rounds):
         started = time.perf_counter()
@@ -127,7 +127,7 @@ def distill_with_generator(
                 index + 1,
                 both,
                 optimizer,
-                extra | _adam_state(generator_optimizer, generator),
+                extra | adam_state(generator_optimizer, generator),
             )
         if on_round:
             on_round(index + 1)
@@ -163,20 +163,3 @@ def _logits_and_features(network: nn.Module, images: Tensor) -> tuple[Tensor, Te
     finally:
         handle.remove()
     return logits.float(), captured["features"].float()
-
-
-def _adam_state(optimizer, network: nn.Module) -> dict[str, Tensor]:
-    return {
-        f"{index}.{name}": value
-        for index, parameter in enumerate(network.parameters())
-        for name, value in optimizer.state[parameter].items()
-    }
-
-
-def _load_adam(optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    for index, parameter in enumerate(network.parameters()):
-        optimizer.state[parameter] = {
-            "step": tensors[f"{index}.step"],
-            "exp_avg": like(parameter, tensors[f"{index}.exp_avg"]),
-            "exp_avg_sq": like(parameter, tensors[f"{index}.exp_avg_sq"]),
-        }

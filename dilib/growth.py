@@ -87,5 +87,14 @@ def _resolution_metrics(study: Study, settings: dict, seed: int) -> dict:
         "judge_top1": accuracy(judge, made, labels),
         "feature_distance": distance.item(),
         "seconds": seconds,
-        "samples": study.data.preprocessing.to_pixels(transfer.by_class(made, labels, len(classes), rows=1)),
+        "samples": transfer.by_class(study.data.preprocessing.to_pixels(made), labels, len(classes), rows=1),
     }
+
+
+def device_hours(images: int, stages: Sequence[tuple[int, int]], seconds: float, size: int) -> float:
+    """Hours for `images` through (resolution, updates) stages, if an image's update takes `seconds` at `size` pixels.
+
+    An update's time is taken to grow with the number of pixels, as measured above.
+    """
+    updates = sum(count * (resolution / size) ** 2 for resolution, count in stages)
+    return images * updates * seconds / 3600

@@ -16,9 +16,9 @@ from dilib.evaluation import inception_score, top1
 from dilib.inversion import Inversion
 from dilib.pool import ImagePool, save_contact_sheet, save_pictures
 from dilib.progress import bar
+from dilib.recipe import Recipe
 from dilib.scales import ImageNet
 from dilib.study import TILES, Study, plain
-from dilib.synthesize import Recipe
 from dilib.workers import cells_side_by_side
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates

@@ -25,6 +25,8 @@ PALETTE = {
     "textbook": _COLOURS[3],
     "floor": _COLOURS[8],
     "real": _COLOURS[5],
+    "proxy": _COLOURS[6],
+    "GAN": _COLOURS[9],
 }
 
 
@@ -58,6 +60,11 @@ def _palette_png(picture: Image.Image) -> bytes:
 def short_name(method: str) -> str:
     """A method's name in figures: the paper's row label less what stands in brackets."""
     return method.split(" (")[0]
+
+
+def source_name(source: str) -> str:
+    """An image source's name in figures."""
+    return {"gan": "GAN", "deepinversion": "DeepInversion"}.get(source, source)
 
 
 def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str]) -> Figure:
@@ -183,6 +190,34 @@ def frontier(students: pd.DataFrame) -> Figure:
     axes[0].minorticks_off()
     axes[1].set(xlabel="minutes, images and student together")
     axes[0].legend()
+    figure.tight_layout()
+    return figure
+
+
+def students_of_pools(sizes: pd.DataFrame, lengths: pd.DataFrame, teacher: float) -> Figure:
+    """Student top-1 against the images in its pool (left) and the length of its schedule (right), by source."""
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), sharey=True)
+    panels = ((sizes, "images", "images in the pool"), (lengths, "updates", "updates of the student, with mixup"))
+    for axis, (frame, column, label) in zip(axes, panels, strict=True):
+        sns.lineplot(
+            frame,
+            x=column,
+            y="top1",
+            hue="source",
+            style="source",
+            palette=PALETTE,
+            markers=True,
+            dashes=False,
+            errorbar="sd",
+            err_style="bars",
+            ax=axis,
+        )
+        axis.axhline(teacher, color=PALETTE["teacher"], linestyle="--", label="teacher")
+        axis.set(xscale="log", xlabel=label, ylabel="student top-1, %")
+        axis.set_xticks(sorted(frame[column].unique()), [f"{value:,}" for value in sorted(frame[column].unique())])
+        axis.minorticks_off()
+        axis.get_legend().remove()
+    axes[1].legend(title=None, loc="lower right")
     figure.tight_layout()
     return figure
 

@@ -6,20 +6,25 @@ One folder: batches as safetensors, card.json with what made them, and, for any 
 import io
 import json
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.transforms.functional import resize
 from torchvision.utils import make_grid
 
 from dilib.artifacts import has_tensors, load_tensors, save_tensors, write_atomically
 from dilib.inversion import Inversion
 
+CARD = "card.json"
 THUMBNAIL = 72  # pixels a side of an image on the contact sheet
 PATIENCE = 0.5  # seconds between looks at batches that other processes are making
 
@@ -73,7 +78,7 @@ class ImagePool:
 
     @property
     def _card_path(self) -> Path:
-        return self.folder / "card.json"
+        return self.folder / CARD
 
     def fill(self, batches: int, make: Callable[[int], Inversion]) -> Iterator[int]:
         """Yield each of 0 to `batches` − 1 once that batch is there, made by `make(index)` or by another process.
@@ -115,6 +120,38 @@ def _flat(value: dict, prefix: str = "") -> dict:
     """Nested dictionaries as one, its keys joined by dots."""
     parts = [_flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in value.items()]
     return {name: found for part in parts for name, found in part.items()}
+
+
+class PoolDataset(Dataset):
+    """A pool in a folder as (image (C, H, W), normalised as its `card` says, fp32; label) pairs, read as asked for.
+
+    Raises ValueError where the folder holds no pool.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.paths = sorted(Path(folder).glob("batch-*.safetensors"))
+        if not self.paths:
+            raise ValueError(f"{folder} holds no pool; fill one with python -m dilib.synthesize --pool {folder}")
+        self.card = json.loads((Path(folder) / CARD).read_text())
+        self.ends = list(accumulate(map(_count, self.paths)))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of a pool of {len(self)}")
+        batch = bisect_right(self.ends, index)
+        place = index - self.ends[batch]  # counted from the batch's end
+        with safe_open(self.paths[batch], framework="pt") as file:
+            images, labels = (file.get_slice(name) for name in ("images", "labels"))
+            place += labels.get_shape()[0]
+            return images[place].float(), int(labels[place : place + 1])
+
+
+def _count(path: Path) -> int:
+    with safe_open(path, framework="pt") as file:
+        return file.get_slice("labels").get_shape()[0]
 
 
 def save_pictures(folder: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str], first: int = 0) -> None:

@@ -92,6 +92,8 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "figure3": "Figure 3. Images by method, from VGG-11-BN.",
     "figure3_resnet34": "Figure 3. Images by method, from ResNet-34.",
     "figure4": "Figure 4. Accuracy on fresh images and on real images as transfer proceeds.",
+    "table6_images": "Images that networks were taught on from scratch, by source.",
+    "table6": "Students taught from scratch, by the size of their pool and the length of their schedule.",
     "table8": "Table 8 as a picture: student top-1 by source of the feature statistics.",
     "table8_images": "DeepInversion images by source of the feature statistics.",
     "figure5": "Figure 5. Images of ImageNet classes, made from a classifier alone.",

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
-from dilib.distillation import DistillationSettings
+from dilib.distillation import DistillationSettings, PoolSettings
+from dilib.gan import GanSettings
 from dilib.generator import GeneratorSettings
 from dilib.inversion import Objective, Schedule
 from dilib.training import TrainingSettings
@@ -39,6 +40,30 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Where fixed sets of images come from: a proxy data set, a GAN, and a teacher's dreams by this schedule."""
+
+    proxy: str
+    gan: GanSettings
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Sec. 4.4: the `teacher`'s own architecture taught from scratch on a fixed pool of `images`.
+
+    Compared, too: `fewer` images, and a long schedule (with mixup) cut to so many of its `rounds`.
+    """
+
+    teacher: str
+    images: int
+    fewer: tuple[int, ...]
+    short: PoolSettings
+    long: PoolSettings
+    rounds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ImageNet:
     """Sec. 4.2: which network images are made from, which ones judge them, and how: one for each entry of `classes`.
 
@@ -70,6 +95,8 @@ class Scale:
     frontier: Frontier
     growth: Growth
     imagenet: ImageNet
+    sources: Sources
+    scratch: Scratch
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
     statistics_images: tuple[int, ...] = (1, 10, 100, 1000)
@@ -84,6 +111,10 @@ def _laptop(rounds: int, updates: int) -> DistillationSettings:
 # ResNet-34's images need more updates than a warm start leaves them.
 LAPTOP_SCHEDULE = Schedule(stages=((32, 120),), lr=0.25, decay="cosine", jitter=4, clip=True)
 LAPTOP_WARM = replace(LAPTOP_SCHEDULE, stages=((32, 200),), warm_start=0.9, warm_updates=40)
+
+
+def _pool_student(rounds: int, updates: int, **changes) -> PoolSettings:
+    return PoolSettings(rounds=rounds, updates=updates, batch_size=128, lr=0.2, decay="linear", shift=4, **changes)
 
 
 # Goldfish, balloon, scorpion, school bus, flamingo, acoustic guitar, tiger, fire engine, bald eagle, tennis ball,
@@ -138,6 +169,19 @@ SCALES = {
             schedules=(Schedule(stages=((64, 2), (128, 2)), lr=0.2, decay="cosine", jitter=8, clip=True),),
             compared=2,
         ),
+        sources=Sources(
+            proxy="photographs",
+            gan=GanSettings(rounds=2, updates=5, batch_size=16, latents=16, width=8),
+            schedule=Schedule(((32, 10),), lr=0.2, decay="cosine", jitter=2, flip=False),
+        ),
+        scratch=Scratch(
+            teacher="vgg11_bn",
+            images=100,
+            fewer=(50,),
+            short=PoolSettings(rounds=1, updates=10, shift=1, flip=False),
+            long=PoolSettings(rounds=2, updates=10, shift=1, flip=False, mixup=1.0),
+            rounds=(1,),
+        ),
         statistics_images=(1, 10),
     ),
     "laptop": Scale(
@@ -162,6 +206,19 @@ SCALES = {
         frontier=Frontier((20, 40, 80), (160, 320), student=_laptop(6, 100)),
         growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
         imagenet=LITE_IMAGENET,
+        sources=Sources(
+            proxy="photographs",
+            gan=GanSettings(rounds=12, updates=250),
+            schedule=replace(LAPTOP_SCHEDULE, stages=((32, 100),)),
+        ),
+        scratch=Scratch(
+            teacher="vgg11_bn",
+            images=10_000,
+            fewer=(1000, 2500, 5000),
+            short=_pool_student(6, 200),
+            long=_pool_student(20, 200, mixup=1.0),
+            rounds=(6, 12),
+        ),
         adaptive_after=2,
     ),
     "gpu": Scale(
@@ -176,6 +233,19 @@ SCALES = {
         frontier=Frontier((62, 125, 250, 500), (1000, 2000), student=DistillationSettings(rounds=50, updates=100)),
         growth=Growth("resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 2000),), ((16, 200), (32, 100))),
         imagenet=PAPER_IMAGENET,
+        sources=Sources(
+            proxy="cifar100",
+            gan=GanSettings(rounds=100, updates=500, width=64),
+            schedule=Schedule(((32, 500),), lr=0.1, decay="cosine", jitter=2),
+        ),
+        scratch=Scratch(
+            teacher="resnet34",
+            images=50_000,
+            fewer=(5_000, 10_000, 25_000),
+            short=PoolSettings(rounds=30, updates=195, lr=0.1, shift=4),
+            long=PoolSettings(rounds=80, updates=195, lr=0.1, shift=4, mixup=0.2),
+            rounds=(30, 55),
+        ),
     ),
     "paper": Scale(
         name="paper",
@@ -197,6 +267,19 @@ SCALES = {
             "resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 20_000),), ((16, 2000), (32, 1000))
         ),
         imagenet=PAPER_IMAGENET,
+        sources=Sources(
+            proxy="cifar100",
+            gan=GanSettings(rounds=100, updates=500, width=64),
+            schedule=Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True),
+        ),
+        scratch=Scratch(
+            teacher="resnet34",
+            images=50_000,
+            fewer=(5_000, 10_000, 25_000),
+            short=PoolSettings(rounds=90, updates=195, lr=0.1, shift=4),
+            long=PoolSettings(rounds=250, updates=195, lr=0.1, shift=4, mixup=0.2),
+            rounds=(90, 170),
+        ),
     ),
 }
 

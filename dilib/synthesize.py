@@ -3,73 +3,27 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dilib import transfer
-from dilib.artifacts import fingerprint
-from dilib.classifiers import CLASSES, Classifier, check_name, load_classifier
+from dilib import parallel
+from dilib.classifiers import CLASSES, check_name
 from dilib.data import Unreachable
-from dilib.inversion import Inversion, Objective, Schedule, invert
 from dilib.pool import ImagePool, save_contact_sheet, save_pictures
 from dilib.progress import bar
+from dilib.recipe import Recipe
 from dilib.scales import SCALES, check_scale
-from dilib.statistics import FeatureStatistics
-from dilib.study import Study, commit, plain
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How every batch of a pool is made. A batch depends on this and its index, never on who makes it or when.
-
-    Labels run through `classes` again and again; batches take turns with the `schedules`.
-    """
-
-    teacher: Classifier
-    classes: tuple[int, ...]
-    batch_size: int
-    objective: Objective
-    schedules: tuple[Schedule, ...]
-    first_layer: float = 1.0
-    seed: int = 0
-
-    @property
-    def card(self) -> dict:
-        """All that the images depend on."""
-        settings = {name: value for name, value in vars(self).items() if name != "teacher"}
-        return plain({"teacher": self.teacher.name, "weights": fingerprint(self.teacher.network), **settings})
-
-    def labels(self, index: int) -> Tensor:
-        """The labels (batch_size,) of batch `index`."""
-        places = torch.arange(index * self.batch_size, (index + 1) * self.batch_size) % len(self.classes)
-        return torch.tensor(self.classes)[places]
-
-    def schedule(self, index: int) -> Schedule:
-        """The schedule of batch `index`."""
-        return self.schedules[index % len(self.schedules)]
-
-    def make(self, index: int, watch: Callable[[int, Tensor], None] | None = None) -> Inversion:
-        """Batch `index`. Sec. 4.1; `watch` as in `invert`."""
-        network = self.teacher.network
-        return invert(
-            network,
-            self.teacher.preprocessing,
-            self.labels(index),
-            self.objective,
-            self.schedule(index),
-            statistics=FeatureStatistics.from_batchnorm(network, first=self.first_layer),
-            seed=self.seed * transfer.BATCH_SEEDS + index,
-            watch=watch,
-        )
+from dilib.study import Study, commit
+from dilib.subject import of_imagenet, of_study
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Make what the pool lacks; 0 on success, 2 on bad input."""
     options = _parse(arguments)
+    parallel.use_own_accelerator()
     try:
         recipe, names = _recipe(options)
         batches = -(-options.images // recipe.batch_size)
@@ -130,26 +84,15 @@ def _recipe(options: argparse.Namespace) -> tuple[Recipe, list[str]]:
         check_name(name)
     # A pool of another teacher's is refused before this one is loaded, or even trained.
     ImagePool(Path(options.pool), {"teacher": name}).check()
-    recipe, names = (_small if options.dataset else _imagenet)(options, name)
+    if options.dataset:
+        study = Study(options.scale, options.dataset, options.artifacts, options.artifacts)
+        recipe, names = of_study(study, name).recipe(), list(study.data.classes)
+    else:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        recipe, names = of_imagenet(scale, name, device).recipe(), list(CLASSES)
     if options.classes:
         recipe = replace(recipe, classes=_indices(options.classes, len(names)))
     return replace(recipe, batch_size=options.batch_size or recipe.batch_size, seed=options.seed), names
-
-
-def _imagenet(options: argparse.Namespace, name: str) -> tuple[Recipe, list[str]]:
-    settings, every = SCALES[options.scale].imagenet, tuple(range(len(CLASSES)))
-    parts = (settings.batch_size, settings.objective, settings.schedules, settings.first_layer)
-    return Recipe(load_classifier(name, _device()), every, *parts), list(CLASSES)
-
-
-def _small(options: argparse.Namespace, name: str) -> tuple[Recipe, list[str]]:
-    study = Study(options.scale, options.dataset, options.artifacts, options.artifacts)
-    teacher = Classifier(name, transfer.load_teacher(study, name).to(_device()), study.data.preprocessing)
-    # A batch must not depend on another, which a process may not have yet.
-    schedule = replace(study.scale.schedule[name], warm_start=0.0, warm_updates=0)
-    objective = transfer.objective_of(study, name, "deepinversion")
-    classes = tuple(range(len(study.data.classes)))
-    return Recipe(teacher, classes, study.scale.batch_size, objective, (schedule,)), list(study.data.classes)
 
 
 def _indices(text: str, count: int) -> tuple[int, ...]:
@@ -157,13 +100,6 @@ def _indices(text: str, count: int) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) < count for part in parts):
         raise ValueError(f"--classes {text!r} are not whole numbers from 0 to {count - 1}; write them as in 1,9,22")
     return tuple(int(part) for part in parts)
-
-
-def _device() -> torch.device:
-    """This process's own accelerator, if there is one."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
 
 
 if __name__ == "__main__":

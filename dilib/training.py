@@ -1,6 +1,6 @@
 """Supervised training of teachers, and the augmentation and optimiser that students share with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,17 +95,27 @@ def half_precision_forward(network: nn.Module, images: Tensor) -> Tensor:
 
 def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Each image (N, C, H, W) moved by up to `shift` pixels, its border reflected, and flipped half the time."""
-    count, _, height, width = images.shape
-    device = images.device
+    return moved(images, shift, *moves(images.shape, shift, flip, generator))
+
+
+def moves(shape: Sequence[int], shift: int, flip: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Where the rows (N, H) and columns (N, W) of moved images (N, C, H, W) come from in padded ones."""
+    count, _, height, width = shape
     rows = torch.randint(0, 2 * shift + 1, (count, 1), generator=generator) + torch.arange(height)
     columns = torch.randint(0, 2 * shift + 1, (count, 1), generator=generator) + torch.arange(width)
     if flip:
         flipped = torch.rand(count, 1, generator=generator) < 0.5
         columns = torch.where(flipped, columns.flip(1), columns)
+    return rows, columns
+
+
+def moved(images: Tensor, shift: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """The images (N, C, H, W), their border reflected, as `moves` says."""
+    device = images.device
     padded = F.pad(images, (shift,) * 4, mode="reflect") if shift else images
-    picture = torch.arange(count, device=device).view(-1, 1, 1)
-    moved = padded.permute(0, 2, 3, 1)[picture, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    picture = torch.arange(len(images), device=device).view(-1, 1, 1)
+    found = padded.permute(0, 2, 3, 1)[picture, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
+    return found.permute(0, 3, 1, 2)
 
 
 def save_checkpoint(path: Path, card: dict | None, done: int, network: nn.Module, optimizer, extra: dict | None = None):
@@ -137,3 +147,22 @@ def restore(path: Path | None, card: dict | None, network: nn.Module, optimizer,
 def like(parameter: Tensor, values: Tensor) -> Tensor:
     """`values` on the parameter's device and in its memory format, which fused optimisers take for granted."""
     return torch.empty_like(parameter).detach().copy_(values)
+
+
+def adam_state(optimizer: torch.optim.Adam, network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """An Adam optimiser's moments and steps as named tensors."""
+    return {
+        f"{prefix}{index}.{name}": value
+        for index, parameter in enumerate(network.parameters())
+        for name, value in optimizer.state[parameter].items()
+    }
+
+
+def load_adam(optimizer: torch.optim.Adam, network: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> None:
+    """Put back what `adam_state` gave."""
+    for index, parameter in enumerate(network.parameters()):
+        optimizer.state[parameter] = {
+            "step": tensors[f"{prefix}{index}.step"],
+            "exp_avg": like(parameter, tensors[f"{prefix}{index}.exp_avg"]),
+            "exp_avg_sq": like(parameter, tensors[f"{prefix}{index}.exp_avg_sq"]),
+        }

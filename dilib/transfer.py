@@ -15,6 +15,7 @@ from dilib.generator import distill_with_generator
 from dilib.inversion import Objective, balanced_labels, invert
 from dilib.pool import ImagePool
 from dilib.progress import bar
+from dilib.recipe import BATCH_SEEDS
 from dilib.statistics import FeatureStatistics
 from dilib.study import TILES, Study, plain
 from dilib.training import train
@@ -28,7 +29,6 @@ METHODS = {  # in the paper's words
     "dafl": "DAFL",
 }
 BATCHNORM = "batchnorm"
-BATCH_SEEDS = 1_000_000  # batch i of a run with seed s starts from noise with seed s·BATCH_SEEDS + i
 
 
 def pair_name(teacher: str, student: str) -> str:
@@ -218,7 +218,7 @@ def taught_by_inversion(study, teacher, student, method, statistics, seed, setti
         "updates": study.scale.schedule[teacher].updates(rounds),
         "seconds": sum(history.pop("seconds")),
         "history": history,
-        "samples": study.data.preprocessing.to_pixels(by_class(images, labels, len(study.data.classes))),
+        "samples": by_class(study.data.preprocessing.to_pixels(images), labels, len(study.data.classes)),
     }
 
 
@@ -246,7 +246,7 @@ def _taught_by_generator(study, teacher, student, method, statistics, seed, sett
         "teacher_top1": accuracy(network, *study.test),
         "seconds": sum(history.pop("seconds")),
         "history": history,
-        "samples": study.data.preprocessing.to_pixels(by_class(images, labels, len(study.data.classes))),
+        "samples": by_class(study.data.preprocessing.to_pixels(images), labels, len(study.data.classes)),
     }
 
 
@@ -255,8 +255,8 @@ def _student_path(study: Study, settings: dict, seed: int) -> Path:
 
 
 def by_class(images: Tensor, labels: Tensor, classes: int, rows: int = 2) -> Tensor:
-    """`rows` rows of TILES images, one column a class; black where a class has no further image."""
-    sheet = images.new_full((rows, TILES, *images.shape[1:]), -10.0)
+    """`rows` rows of TILES images, uint8, one column a class; black where a class has no further image."""
+    sheet = images.new_zeros(rows, TILES, *images.shape[1:])
     for label in range(min(classes, TILES)):
         found = images[labels == label][:rows]
         sheet[: len(found), label] = found

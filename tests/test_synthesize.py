@@ -6,12 +6,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from dilib import synthesize
+from dilib.pool import PoolDataset
 
 BATCHES, BATCH = 6, 10
 TEACHER = ["--scale", "smoke", "--dataset", "digits", "--teacher", "vgg11_bn", "--batch-size", str(BATCH)]
@@ -66,6 +70,30 @@ def test_a_pool_is_an_image_folder_with_a_card(alone):
     card = json.loads((alone / "pool" / "card.json").read_text())
     assert (card["teacher"], card["images"], card["seed"]) == ("vgg11_bn", BATCHES * BATCH, 0)
     assert Image.open(alone / "pool" / "contact.png").width > 100
+
+
+def test_a_pool_is_a_torch_dataset(alone):
+    pool = PoolDataset(alone / "pool")
+    assert len(pool) == BATCHES * BATCH
+    for number in (0, BATCH - 1, BATCH, BATCHES * BATCH - 1):
+        image, label = pool[number]
+        batch = load_file(alone / "pool" / f"batch-{number // BATCH:05d}.safetensors")
+        assert torch.equal(image, batch["images"][number % BATCH].float())
+        assert label == batch["labels"][number % BATCH] == number % 10
+    images, labels = next(iter(DataLoader(pool, batch_size=4, shuffle=True)))
+    assert (images.shape, labels.shape) == ((4, 1, 32, 32), (4,))
+    with pytest.raises(IndexError, match="image 60 of a pool of 60"):
+        pool[60]
+    # What a program without dilib needs to make pixels of them.
+    mean, std = (torch.tensor(pool.card["preprocessing"][name]).view(-1, 1, 1) for name in ("mean", "std"))
+    png = Image.open(alone / "pool" / "images" / "0" / "00000.png")
+    pixels = ((pool[0][0] * std + mean) * 255).round().clamp(0, 255)
+    assert np.array_equal(pixels[0].byte().numpy(), np.asarray(png))
+
+
+def test_a_folder_without_a_pool_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no pool; fill one with python -m"):
+        PoolDataset(tmp_path)
 
 
 def test_a_half_written_batch_is_made_again_and_a_pool_can_grow(alone, tmp_path):

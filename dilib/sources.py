@@ -1,0 +1,174 @@
+"""Fixed sets of unlabelled images to teach from: real ones, others' (a proxy), a GAN's, and a teacher's own dreams."""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dilib import data, gan, transfer
+from dilib.artifacts import digest
+from dilib.evaluation import split_accuracy
+from dilib.gan import ConditionalGenerator
+from dilib.pool import ImagePool
+from dilib.progress import bar
+from dilib.recipe import Recipe
+from dilib.study import Study, plain
+from dilib.subject import subject as subject_of
+
+SOURCES = {
+    "real": "real images",
+    "proxy": "proxy images",
+    "gan": "GAN",
+    "deepinversion": "DeepInversion",
+}
+
+
+def settings(study: Study, source: str, teacher: str) -> dict:
+    """Everything but the seed that a source's images depend on. Raises ValueError for an unknown source."""
+    if source not in SOURCES:
+        raise ValueError(f"unknown image source {source!r}; choose from {', '.join(SOURCES)}")
+    of_scale, subject = study.scale.sources, subject_of(study, teacher)
+    specific = {
+        "real": {},
+        "proxy": {"proxy": data.slug(of_scale.proxy)},
+        "gan": {"gan": of_scale.gan},
+        "deepinversion": {
+            "teacher": subject.settings,
+            "objective": subject.objective,
+            "schedules": subject.schedules,
+            "first_layer": subject.first_layer,
+            "batch_size": subject.batch_size,
+        },
+    }
+    return plain({"source": source, **specific[source]})
+
+
+def available(study: Study) -> list[str]:
+    """The sources that the study can have: without training images no real ones, and GANs of small images alone."""
+    missing = {"real", "gan"} if len(study.data.train.labels) == 0 else set()
+    if study.data.preprocessing.size > 64:
+        missing.add("gan")
+    return [source for source in SOURCES if source not in missing]
+
+
+def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Tensor:
+    """`count` images, uint8 (N, C, H, W), on the CPU; the first of any larger number."""
+    make: dict[str, Callable[[], Tensor]] = {
+        "real": lambda: chosen(study.data.train.pixels, count, seed),
+        "proxy": lambda: like(chosen(_proxy(study), count, seed), study.data.preprocessing.channels),
+        "gan": lambda: gan.sample(generator(study, seed)[0], count, seed).pixels,
+        "deepinversion": lambda: dreams(study, teacher, count, seed),
+    }
+    return make[source]()
+
+
+def chosen(pixels: Tensor, count: int, seed: int) -> Tensor:
+    """`count` of the images (N, C, H, W), drawn at random. Raises ValueError where there are fewer."""
+    if count > len(pixels):
+        raise ValueError(f"{count} images are asked for, but the data set has {len(pixels)}; ask for fewer")
+    return pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+def like(pixels: Tensor, channels: int) -> Tensor:
+    """uint8 images (N, C, H, W) with another number of channels: grey by luminance, or grey repeated."""
+    if pixels.shape[1] == channels:
+        return pixels
+    if channels == 1:
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        return (pixels.float() * weights).sum(1, keepdim=True).round().to(torch.uint8)
+    return pixels.expand(-1, channels, -1, -1)
+
+
+def _proxy(study: Study) -> Tensor:
+    return data.load(study.scale.sources.proxy, study.data_folder, study.data.preprocessing.size).train.pixels
+
+
+def dreams(study: Study, teacher: str, count: int, seed: int) -> Tensor:
+    """The first `count` images of the teacher's pool, which is filled as far as they reach."""
+    recipe = subject_of(study, teacher).recipe(seed)
+    pool, batches = _pool(study, recipe), -(-count // recipe.batch_size)
+    with bar(batches, f"images from {recipe.teacher.name}, seed {seed}") as progress:
+        for _ in pool.fill(batches, recipe.make):
+            progress.update()
+    to_pixels = recipe.teacher.preprocessing.to_pixels
+    return torch.cat([to_pixels(pool.load(index)[0]) for index in range(batches)])[:count]
+
+
+def _pool(study: Study, recipe: Recipe) -> ImagePool:
+    return ImagePool(study.artifacts / "pools" / digest(recipe.card), recipe.card)
+
+
+def pool_cell(study: Study, teacher: str, count: int, seed: int) -> dict:
+    """What the teacher makes of the first `count` images of its pool; fills the pool first, by this process."""
+    return study.cell(
+        *pool_key(study, teacher, count, seed)[:2], lambda: _pool_metrics(study, teacher, count, seed), seed
+    )
+
+
+def pool_key(study: Study, teacher: str, count: int, seed: int) -> tuple[str, dict, int]:
+    card = {**settings(study, "deepinversion", teacher), "images": count}
+    return "pool", card, seed
+
+
+def _pool_metrics(study: Study, teacher: str, count: int, seed: int) -> dict:
+    recipe = subject_of(study, teacher).recipe(seed)
+    pool, batches = _pool(study, recipe), -(-count // recipe.batch_size)
+    missing, started = sum(not pool.has(index) for index in range(batches)), time.perf_counter()
+    pixels = dreams(study, teacher, count, seed)
+    seconds = (time.perf_counter() - started) * batches / max(missing, 1)
+    labels = torch.cat([recipe.labels(index) for index in range(batches)])[:count]
+    return {
+        "images": count,
+        "teacher_top1": _top1(study, teacher, pixels, labels),
+        "seconds": seconds,
+        "samples": transfer.by_class(pixels, labels, len(recipe.classes)),
+    }
+
+
+def gan_cell(study: Study, teacher: str, count: int, seed: int) -> dict:
+    """What the teacher makes of `count` images of the GAN; trains the GAN first."""
+    return study.cell(
+        *gan_key(study, teacher, count, seed)[:2], lambda: _gan_metrics(study, teacher, count, seed), seed
+    )
+
+
+def gan_key(study: Study, teacher: str, count: int, seed: int) -> tuple[str, dict, int]:
+    return (
+        "gan",
+        {**settings(study, "gan", teacher), "judge": subject_of(study, teacher).settings, "images": count},
+        seed,
+    )
+
+
+def _gan_metrics(study: Study, teacher: str, count: int, seed: int) -> dict:
+    network, seconds = generator(study, seed)
+    made = gan.sample(network, count, seed)
+    return {
+        "images": count,
+        "teacher_top1": _top1(study, teacher, made.pixels, made.labels),
+        "seconds": seconds,
+        "samples": transfer.by_class(made.pixels, made.labels, len(study.data.classes)),
+    }
+
+
+def _top1(study: Study, teacher: str, pixels: Tensor, labels: Tensor) -> float:
+    judge = subject_of(study, teacher).load()
+    return split_accuracy(judge.network, data.Split(pixels, labels), judge.preprocessing)
+
+
+def generator(study: Study, seed: int) -> tuple[ConditionalGenerator, float]:
+    """The GAN's generator, trained first if it is not there yet, and the seconds of its training."""
+    of_gan = study.scale.sources.gan
+    card = plain({"dataset": study.place.name, "gan": of_gan, "seed": seed})
+    path = study.artifacts / "gans" / f"{digest(card)}.safetensors"
+    with study.lock(f"gan-{path.stem}"), bar(of_gan.rounds, f"training the GAN, seed {seed}") as progress:
+        return gan.train_gan(
+            study.data,
+            of_gan,
+            study.device,
+            seed=seed,
+            checkpoint=path,
+            card=card,
+            on_round=lambda done: progress.update(done - progress.n),
+        )
