@@ -22,19 +22,16 @@ from dilib.workers import cells_side_by_side
 
 SCHEDULES = {"short": "short", "long": "long, with mixup"}
 MADE = {"gan": "GAN", "pool": "DeepInversion"}  # cells of images, in print
-COMPARED = ("deepinversion", "real")  # with fewer images, and with shorter schedules
+TAUGHT = {"long": ("real", "deepinversion"), "short": tuple(sources.SOURCES)}  # which sources, by schedule
 Task = tuple[str, int, PoolSettings, int]  # source, images, how the student is taught, seed
 
 
 def tasks(study: Study, seed: int) -> list[Task]:
     """Table 6's students, those with fewer images or shorter long schedules, for the sources there are."""
-    scratch = study.scale.scratch
-    table = [
-        (source, scratch.images, settings) for settings in (scratch.long, scratch.short) for source in sources.SOURCES
-    ]
-    shorter = [(source, scratch.images, shortened(study, rounds)) for rounds in scratch.rounds for source in COMPARED]
-    fewer = [(source, count, scratch.short) for count in scratch.fewer for source in COMPARED]
-    there = sources.available(study)
+    scratch, there = study.scale.scratch, sources.available(study)
+    table = [(source, scratch.images, getattr(scratch, length)) for length, names in TAUGHT.items() for source in names]
+    shorter = [("deepinversion", scratch.images, shortened(study, rounds)) for rounds in scratch.rounds]
+    fewer = [("deepinversion", count, scratch.short) for count in scratch.fewer]
     return [(*task, seed) for task in (*table, *shorter, *fewer) if task[0] in there]
 
 
@@ -48,10 +45,8 @@ def run(study: Study, seeds: Sequence[int]) -> None:
     scratch, there = study.scale.scratch, sources.available(study)
     made = [kind for kind, source in (("pool", "deepinversion"), ("gan", "gan")) if source in there]
     wanted = [(kind, scratch.teacher, scratch.images, seed) for seed in seeds for kind in made]
-    # Those on the pool come last: by then it is full.
-    students = sorted(
-        (task for seed in seeds for task in tasks(study, seed)), key=lambda task: list(sources.SOURCES).index(task[0])
-    )
+    # In the order of SOURCES, those on the pool come last: by then it is full.
+    students = [task for source in there for seed in seeds for task in tasks(study, seed) if task[0] == source]
     wanted += [("student", *task) for task in students]
     cells_side_by_side(_any_cell, _any_key, study, wanted)
 

@@ -46,3 +46,21 @@ def test_our_loop_makes_the_images_of_the_textbook_loop(teacher, preprocessing, 
     assert len(ours) == len(theirs) == 20
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-3, rtol=0)  # a fiftieth of one update
+
+
+def test_processes_are_timed_together():
+    one, two = (benchmark.throughput(TINY, torch.device("cpu"), processes, steps=3) for processes in (1, 2))
+    assert (one.processes, two.processes) == (1, 2)
+    assert min(one.image_updates_per_second, two.image_updates_per_second) > 0
+
+
+def test_what_was_measured_is_read_back(tmp_path):
+    assert benchmark.measured(tmp_path).empty
+    row = benchmark.Throughput("tiny", 2, 30.0)
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "a.json").write_text(json.dumps({"device": "a", "rows": [], "processes": [vars(row)]}))
+    found = benchmark.measured(tmp_path, benchmark.Throughput)
+    assert found.to_dict("records") == [
+        {"device": "a", "network": "tiny", "processes": 2, "image_updates_per_second": 30}
+    ]
+    assert list(benchmark.measured(tmp_path).columns)[:3] == ["device", "network", "method"]
