@@ -29,7 +29,7 @@ smoke: $(READY) ## run every notebook at toy size, in a few minutes
 	$(REPRODUCE) --scale smoke
 
 bench: $(READY) ## time a synthesis step on this machine, into results/bench/DEVICE.json
-	$(BIN)/python -m dilib.benchmark --results $(RESULTS)
+	$(BIN)/python -m dilib.benchmark --results $(RESULTS) $(if $(ONLY),--only $(ONLY))
 
 test: $(READY) ## lint, and run the tests
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ from dilib import models, plots
 from dilib.artifacts import write_atomically
 from dilib.inversion import Objective, Schedule, compute_dtype, updates, views
 from dilib.statistics import batchnorm_layers, frozen_copy
-from dilib.study import provenance
+from dilib.study import commit, provenance
 
 RGB = models.Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=32)
 OBJECTIVE = Objective()
@@ -284,36 +284,42 @@ def _process_memory(entry: str) -> int | None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m dilib.benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("--results", default="results", help="folder for results")
+    parser.add_argument("--only", choices=[*PARTS.values()], help="one part; the other keeps what it has")
     options = parser.parse_args(arguments)
     plots.set_style()
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    content = {**provenance(device), "precision": str(compute_dtype(device)), "rows": [], "processes": []}
-    path = Path(options.results) / "bench" / f"{_slug(content['device'])}.json"
-    # Written after each network, so that stopping early loses only the one being timed.
-    for workload in WORKLOADS:
-        measured = measure(workload, device)
-        print(as_table(measured), "\n", flush=True)
-        content["rows"] += [asdict(row) for row in measured]
-        _write(path, content)
-        plots.save(plots.step_times(pd.DataFrame(content["rows"])), path.with_suffix(".png"))
-    most = torch.get_num_threads() if device.type == "cpu" else torch.cuda.device_count()
-    for processes in range(1, most + 1):
-        measured = [throughput(WORKLOADS[0], device, processes)]
-        print(as_table(measured), "\n", flush=True)
-        content["processes"] += [asdict(row) for row in measured]
-        _write(path, content)
+    described = {**provenance(device), "commit": commit(), "precision": str(compute_dtype(device))}
+    path = Path(options.results) / "bench" / f"{_slug(described['device'])}.json"
+    content = json.loads(path.read_text()) if path.exists() else {}
+    for part, rows in (("rows", _steps(device)), ("processes", _processes(device))):
+        if options.only in (None, part):
+            content[part] = {**described, "measured": []}
+            for found in rows:
+                print(as_table(found), "\n", flush=True)
+                # Written after each, so that stopping early loses only the one being timed.
+                content[part]["measured"] += [asdict(row) for row in found]
+                write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    steps = pd.DataFrame(content.get("rows", {}).get("measured", []))
+    if len(steps):
+        plots.save(plots.step_times(steps), path.with_suffix(".png"))
     print(f"The benchmark is {path}")
 
 
-def _write(path: Path, content: dict) -> None:
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+def _steps(device: torch.device) -> Iterator[list[Row]]:
+    return (measure(workload, device) for workload in WORKLOADS)
+
+
+def _processes(device: torch.device) -> Iterator[list[Throughput]]:
+    most = torch.get_num_threads() if device.type == "cpu" else torch.cuda.device_count()
+    return ([throughput(WORKLOADS[0], device, processes)] for processes in range(1, most + 1))
 
 
 def measured(results: Path, kind: type[Row] | type[Throughput] = Row) -> pd.DataFrame:
     """What `make bench` found on every device so far, one line a row of that kind."""
     files = [json.loads(path.read_text()) for path in sorted((results / "bench").glob("*.json"))]
-    rows = [{"device": content["device"], **row} for content in files for row in content.get(PARTS[kind], [])]
+    parts = [content[PARTS[kind]] for content in files if PARTS[kind] in content]
+    rows = [{"device": part["device"], **row} for part in parts for row in part["measured"]]
     return pd.DataFrame(rows, columns=["device", *(field.name for field in fields(kind))])
 
 

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from dilib.models import Preprocessing
 TITLES = {
     "digits": "Digits",
     "photographs": "Photographs",
+    "photographs_grey": "Photographs (grey)",
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
@@ -99,8 +100,8 @@ def load(name: str, folder: Path | str = "artifacts/data", size: int | None = No
     folder, size = Path(folder), size or (224 if name == "imagenet" else 32)
     if name == "digits":
         train, test, classes = _digits()
-    elif name == "photographs":
-        train, test, classes = _photographs(size)
+    elif name.startswith("photographs"):
+        train, test, classes = _photographs(size, "L" if name.endswith("grey") else "RGB")
     elif name == "fashion_mnist":
         train, test, classes = _fashion_mnist(folder)
     elif name in CIFAR:
@@ -166,22 +167,22 @@ def _digits() -> tuple[Split, Split, list[str]]:
     return Split(pixels[train], labels[train]), Split(pixels[test], labels[test]), [str(i) for i in range(10)]
 
 
-def _photographs(size: int, counts: tuple[int, int] = (10_000, 1_000)) -> tuple[Split, Split, list[str]]:
+def _photographs(size: int, mode: str, counts: tuple[int, int] = (10_000, 1_000)) -> tuple[Split, Split, list[str]]:
     """Square crops at random of scikit-learn's two photographs, tests from their right-hand quarter."""
     from sklearn.datasets import load_sample_images
 
     bunch, random = load_sample_images(), np.random.default_rng(0)
-    pictures = [Image.fromarray(picture) for picture in bunch.images]
+    pictures = [Image.fromarray(picture).convert(mode) for picture in bunch.images]
 
     def split(count: int, left: float, right: float) -> Split:
-        pixels = np.empty((count, 3, size, size), np.uint8)
+        pixels = np.empty((count, len(pictures[0].getbands()), size, size), np.uint8)
         for index in range(count):
             picture = pictures[index % len(pictures)]
             side = int(random.uniform(0.05, 0.25) * picture.width)
             x = int(random.uniform(left * picture.width, right * picture.width - side))
             y = int(random.uniform(0, picture.height - side))
             crop = picture.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
-            pixels[index] = np.asarray(crop).transpose(2, 0, 1)
+            pixels[index] = np.atleast_3d(crop).transpose(2, 0, 1)
         return Split(torch.from_numpy(pixels), torch.arange(count) % len(pictures))
 
     return split(counts[0], 0.0, 0.75), split(counts[1], 0.75, 1.0), [Path(name).stem for name in bunch.filenames]
@@ -341,22 +342,33 @@ def _opened(path: Path):
 
 def _decoded(files: list[tuple[Path, int]], channels: int, size: int, cache: Path) -> Split:
     """Images with the shorter side at `size`, centre-cropped, decoded once into a memory-mapped array."""
+    if not files:
+        return Split(torch.zeros(0, channels, size, size, dtype=torch.uint8), torch.zeros(0, dtype=torch.long))
     key = digest([channels, size, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path, _ in files]])
-    target = cache / f"{key}.npy"
+
+    def pictures() -> Iterator[np.ndarray]:
+        with ThreadPoolExecutor() as executor:
+            yield from executor.map(lambda file: _picture(file[0], channels, size)[None], files)
+
+    pixels = mapped(cache / f"{key}.npy", (len(files), channels, size, size), pictures)
+    return Split(pixels, torch.tensor([label for _, label in files]))
+
+
+def mapped(target: Path, shape: tuple[int, ...], parts: Callable[[], Iterable[np.ndarray]]) -> Tensor:
+    """uint8 images of this shape (N, C, H, W), memory-mapped from a file; written first, part by part, if not there."""
     if not target.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        temporary = cache / f".{key}.{os.getpid()}.tmp"
-        array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(files), channels, size, size))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        array, done = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape), 0
         try:
-            with ThreadPoolExecutor() as executor:
-                for index, pixels in enumerate(executor.map(lambda file: _picture(file[0], channels, size), files)):
-                    array[index] = pixels
+            for part in parts():
+                array[done : done + len(part)] = part
+                done += len(part)
             array.flush()
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-    pixels = torch.from_numpy(np.load(target, mmap_mode="c"))
-    return Split(pixels, torch.tensor([label for _, label in files]))
+    return torch.from_numpy(np.load(target, mmap_mode="c"))
 
 
 def _picture(path: Path, channels: int, size: int) -> np.ndarray:

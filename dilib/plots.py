@@ -27,6 +27,9 @@ PALETTE = {
     "real": _COLOURS[5],
     "proxy": _COLOURS[6],
     "GAN": _COLOURS[9],
+    "LwF.MC": _COLOURS[3],
+    "Oracle (distill)": _COLOURS[5],
+    "Oracle (classify)": _COLOURS[6],
 }
 
 
@@ -199,25 +202,68 @@ def students_of_pools(sizes: pd.DataFrame, lengths: pd.DataFrame, teacher: float
     figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), sharey=True)
     panels = ((sizes, "images", "images in the pool"), (lengths, "updates", "updates of the student, with mixup"))
     for axis, (frame, column, label) in zip(axes, panels, strict=True):
-        sns.lineplot(
-            frame,
-            x=column,
-            y="top1",
-            hue="source",
-            style="source",
-            palette=PALETTE,
-            markers=True,
-            dashes=False,
-            errorbar="sd",
-            err_style="bars",
-            ax=axis,
-        )
+        for source, rows in frame.groupby("source"):
+            points = rows.groupby(column)["top1"].agg(["mean", "std"])
+            style = {"color": PALETTE[source], "marker": {"real": "D"}.get(source, "o"), "capsize": 4, "label": source}
+            axis.errorbar(points.index, points["mean"], yerr=points["std"], **style)
         axis.axhline(teacher, color=PALETTE["teacher"], linestyle="--", label="teacher")
         axis.set(xscale="log", xlabel=label, ylabel="student top-1, %")
         axis.set_xticks(sorted(frame[column].unique()), [f"{value:,}" for value in sorted(frame[column].unique())])
         axis.minorticks_off()
-        axis.get_legend().remove()
-    axes[1].legend(title=None, loc="lower right")
+    axes[1].legend(loc="lower right")
+    figure.tight_layout()
+    return figure
+
+
+def learning_new_classes(along: pd.DataFrame) -> Figure:
+    """Top-1 on old and on new classes along training, one line a method; one column of panels a task."""
+    tasks = list(along["task"].unique())
+    figure, axes = plt.subplots(2, len(tasks), figsize=(4.6 * len(tasks) + 1, 7), sharey=True, squeeze=False)
+    for column, task in enumerate(tasks):
+        for axis, which in zip(axes[:, column], ("old", "new"), strict=True):
+            shown = along[(along["task"] == task) & (along["classes"] == which)]
+            sns.lineplot(
+                shown,
+                x="updates",
+                y="top1",
+                hue="method",
+                style="method",
+                palette=PALETTE,
+                markers=True,
+                dashes=False,
+                errorbar=None,
+                ax=axis,
+            )
+            axis.set(ylim=(0, 102), xlabel="updates", ylabel=f"{which} classes, top-1, %")
+            axis.get_legend().remove()
+        axes[0, column].set_title(task, fontsize="small")
+    figure.tight_layout()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower center", ncols=5, fontsize="small")
+    figure.subplots_adjust(bottom=0.17)
+    return figure
+
+
+def confusion(panels: Mapping[str, Sequence], names: Sequence[str]) -> Figure:
+    """One heat map a panel: how many percent of each data set's images (rows) are taken for each one's classes."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels) + 1, 3.8), squeeze=False, sharey=True)
+    for axis, (title, shares) in zip(axes[0], panels.items(), strict=True):
+        sns.heatmap(
+            np.asarray(shares),
+            vmin=0,
+            vmax=100,
+            annot=True,
+            fmt=".0f",
+            cmap="Blues",
+            cbar=False,
+            xticklabels=names,
+            yticklabels=names,
+            ax=axis,
+        )
+        axis.set_title(title, fontsize="small")
+        axis.set_xlabel("taken for")
+        axis.tick_params(axis="x", rotation=30)
+        axis.tick_params(axis="y", rotation=0)
+    axes[0, 0].set_ylabel("images of")
     figure.tight_layout()
     return figure
 

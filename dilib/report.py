@@ -37,7 +37,7 @@ def write_table(study: Study, number: int, entries: list[dict], caption: str) ->
     shown = tidy.assign(text=[_text(row) for row in tidy.itertuples()]).pivot(
         index="row", columns="column", values="text"
     )
-    shown = shown.loc[tidy["row"].unique(), tidy["column"].unique()].rename_axis(index=None, columns=None)
+    shown = shown.loc[tidy["row"].unique(), tidy["column"].unique()].rename_axis(index=None, columns=None).fillna("")
     markdown = f"**Table {number}.** {caption}\n\n{shown.to_markdown()}\n"
     _write(study.results / f"table{number}.md", markdown)
     return shown
@@ -94,6 +94,8 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "figure4": "Figure 4. Accuracy on fresh images and on real images as transfer proceeds.",
     "table6_images": "Images that networks were taught on from scratch, by source.",
     "table6": "Students taught from scratch, by the size of their pool and the length of their schedule.",
+    "table7": "Accuracy on old and on new classes while a network learns the new ones, by method.",
+    "table7_confusion": "What is taken for what, before and after new classes are learnt.",
     "table8": "Table 8 as a picture: student top-1 by source of the feature statistics.",
     "table8_images": "DeepInversion images by source of the feature statistics.",
     "figure5": "Figure 5. Images of ImageNet classes, made from a classifier alone.",

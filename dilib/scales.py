@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from dilib.distillation import DistillationSettings, PoolSettings
+from dilib.extension import ExtensionSettings
 from dilib.gan import GanSettings
 from dilib.generator import GeneratorSettings
 from dilib.inversion import Objective, Schedule
@@ -11,6 +12,14 @@ from dilib.training import TrainingSettings
 PAIRS = (("vgg11_bn", "vgg11_bn"), ("vgg11_bn", "resnet18"), ("resnet34", "resnet18"))  # teacher, student: Table 1
 
 TEACHERS = ("vgg11_bn", "resnet34")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Table 8: numbers of real images that feature statistics are measured on, and how its students are taught."""
+
+    images: tuple[int, ...]
+    student: DistillationSettings
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,20 @@ class Scratch:
 
 
 @dataclass(frozen=True)
+class Continual:
+    """Sec. 4.5: the network that data sets are added to, and how; `binary` fine-tunes it for LwF.MC.
+
+    For the paper's limitation the base data set is split: `old` classes, and others that resemble them.
+    """
+
+    network: str
+    added: tuple[str, ...]
+    old: tuple[int, ...]
+    extension: ExtensionSettings
+    binary: TrainingSettings
+
+
+@dataclass(frozen=True)
 class ImageNet:
     """Sec. 4.2: which network images are made from, which ones judge them, and how: one for each entry of `classes`.
 
@@ -92,14 +115,15 @@ class Scale:
     schedule: dict[str, Schedule]  # by teacher
     distillation: dict[tuple[str, str], DistillationSettings]  # by teacher and student
     generator: GeneratorSettings
+    statistics: Statistics
     frontier: Frontier
     growth: Growth
     imagenet: ImageNet
     sources: Sources
     scratch: Scratch
+    continual: Continual
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
-    statistics_images: tuple[int, ...] = (1, 10, 100, 1000)
 
 
 def _laptop(rounds: int, updates: int) -> DistillationSettings:
@@ -160,6 +184,7 @@ SCALES = {
         },
         distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=3, updates=8, shift=1, flip=False)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=2, updates=5, batch_size=50), width=16),
+        statistics=Statistics((1, 10), DistillationSettings(rounds=2, updates=8, shift=1, flip=False)),
         frontier=Frontier((3, 12), (), student=DistillationSettings(rounds=2, updates=4, shift=1, flip=False)),
         growth=Growth("resnet18", (1, 2, 4), (32, 48, 64), single=((32, 20),), multi=((16, 2), (32, 1))),
         imagenet=replace(
@@ -182,7 +207,13 @@ SCALES = {
             long=PoolSettings(rounds=2, updates=5, batch_size=50, shift=1, flip=False, mixup=1.0),
             rounds=(1,),
         ),
-        statistics_images=(1, 10),
+        continual=Continual(
+            network="vgg11_bn",
+            added=("photographs_grey",),
+            old=(0, 2, 4, 6, 8),
+            extension=ExtensionSettings(updates=10, batch_size=20, images_per_class=5, shift=1, flip=False),
+            binary=TrainingSettings(epochs=1, batch_size=100, lr=0.05, flip=False),
+        ),
     ),
     "laptop": Scale(
         name="laptop",
@@ -203,6 +234,7 @@ SCALES = {
             ),
             width=32,
         ),
+        statistics=Statistics((1, 10, 100, 1000), _laptop(10, 100)),
         frontier=Frontier((20, 40, 80), (160, 320), student=_laptop(6, 100)),
         growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
         imagenet=LITE_IMAGENET,
@@ -219,6 +251,13 @@ SCALES = {
             long=_pool_student(13, 400, mixup=1.0),
             rounds=(2, 5),
         ),
+        continual=Continual(
+            network="vgg11_bn",
+            added=("digits", "photographs_grey"),
+            old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
+            extension=ExtensionSettings(updates=400, images_per_class=100),
+            binary=TrainingSettings(epochs=1, lr=0.05),
+        ),
         adaptive_after=2,
     ),
     "gpu": Scale(
@@ -230,6 +269,7 @@ SCALES = {
         schedule=dict.fromkeys(TEACHERS, Schedule(((32, 500),), lr=0.1, decay="cosine", jitter=2)),
         distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=200, updates=100)),
         generator=GeneratorSettings(student=DistillationSettings(rounds=100, updates=100)),
+        statistics=Statistics((1, 10, 100, 1000), DistillationSettings(rounds=200, updates=100)),
         frontier=Frontier((62, 125, 250, 500), (1000, 2000), student=DistillationSettings(rounds=50, updates=100)),
         growth=Growth("resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 2000),), ((16, 200), (32, 100))),
         imagenet=PAPER_IMAGENET,
@@ -245,6 +285,13 @@ SCALES = {
             short=PoolSettings(rounds=30, updates=195, lr=0.1, shift=4),
             long=PoolSettings(rounds=80, updates=195, lr=0.1, shift=4, mixup=0.2),
             rounds=(30, 55),
+        ),
+        continual=Continual(
+            network="resnet34",
+            added=("cub200", "flowers102"),
+            old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
+            extension=ExtensionSettings(),
+            binary=TrainingSettings(epochs=2, lr=0.05),
         ),
     ),
     "paper": Scale(
@@ -262,6 +309,7 @@ SCALES = {
             for pair in PAIRS
         },
         generator=GeneratorSettings(student=DistillationSettings(rounds=250, updates=195)),
+        statistics=Statistics((1, 10, 100, 1000), DistillationSettings(rounds=1000, updates=49)),
         frontier=Frontier((250, 500, 1000, 2000), (), student=DistillationSettings(rounds=200, updates=49)),
         growth=Growth(
             "resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 20_000),), ((16, 2000), (32, 1000))
@@ -279,6 +327,13 @@ SCALES = {
             short=PoolSettings(rounds=90, updates=195, lr=0.1, shift=4),
             long=PoolSettings(rounds=250, updates=195, lr=0.1, shift=4, mixup=0.2),
             rounds=(90, 170),
+        ),
+        continual=Continual(
+            network="resnet34",
+            added=("cub200", "flowers102"),
+            old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
+            extension=ExtensionSettings(),
+            binary=TrainingSettings(epochs=2, lr=0.05),
         ),
     ),
 }

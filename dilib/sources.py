@@ -1,8 +1,9 @@
 """Fixed sets of unlabelled images to teach from: real ones, others' (a proxy), a GAN's, and a teacher's own dreams."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,8 +92,14 @@ def dreams(study: Study, teacher: str, count: int, seed: int) -> Tensor:
     with bar(batches, f"images from {recipe.teacher.name}, seed {seed}") as progress:
         for _ in pool.fill(batches, recipe.make):
             progress.update()
-    to_pixels = recipe.teacher.preprocessing.to_pixels
-    return torch.cat([to_pixels(pool.load(index)[0]) for index in range(batches)])[:count]
+
+    def parts() -> Iterator[np.ndarray]:
+        for index in range(batches):
+            pixels = recipe.teacher.preprocessing.to_pixels(pool.load(index)[0])
+            yield pixels[: count - index * recipe.batch_size].numpy()
+
+    # Many processes, each with a share of a student, can then do with one copy in memory.
+    return data.mapped(pool.folder / f"pixels-{count}.npy", (count, *pool.load(0)[0].shape[1:]), parts)
 
 
 def _pool(study: Study, recipe: Recipe) -> ImagePool:

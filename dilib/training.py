@@ -31,6 +31,7 @@ def train(
     labels: Tensor,
     settings: TrainingSettings,
     *,
+    loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     seed: int = 0,
     checkpoint: Path | None = None,
     card: dict | None = None,
@@ -56,7 +57,7 @@ def train(
             set_lr(optimizer, settings.lr * triangle((epoch * steps + step) / total))
             index = order[step * settings.batch_size : (step + 1) * settings.batch_size].to(images.device)
             batch = augment(images[index], settings.shift, settings.flip, generator)
-            loss = F.cross_entropy(half_precision_forward(network, batch), labels[index])
+            loss = loss_of(half_precision_forward(network, batch), labels[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

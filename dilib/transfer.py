@@ -158,42 +158,38 @@ def _pool_settings(study: Study, teacher: str, method: str, statistics: int | st
     }
 
 
-def transfer_name(teacher: str, student: str, method: str, statistics: int | str = BATCHNORM) -> str:
-    source = "" if statistics == BATCHNORM else f"--{statistics}-images"
-    return f"transfer--{teacher}--{student}--{method}{source}"
+def transfer_cell(study: Study, teacher: str, student: str, method: str, seed: int = 0) -> dict:
+    """Teach a fresh student by one method; top-1 on real images, and accuracies along the way (Fig. 4)."""
+    name, settings, _ = _transfer_key(study, teacher, student, method, seed)
+
+    def work() -> dict:
+        if method == "dafl":
+            return _taught_by_generator(study, teacher, student, seed, settings)
+        return taught_by_inversion(study, teacher, student, method, BATCHNORM, seed, settings)
+
+    return study.cell(name, settings, work, seed)
 
 
-def transfer_cell(
-    study: Study, teacher: str, student: str, method: str, statistics: int | str = BATCHNORM, seed: int = 0
-) -> dict:
-    """Teach a fresh student by one method; top-1 on real images, and accuracies along the way (Fig. 4).
-
-    `statistics` is "batchnorm", or the number of real images that feature statistics are measured on (Table 8).
-    """
-    name, settings, _ = _transfer_key(study, teacher, student, method, statistics, seed)
-    work = _taught_by_generator if method == "dafl" else taught_by_inversion
-    arguments = (study, teacher, student, method, statistics, seed)
-    return study.cell(name, settings, lambda: work(*arguments, settings), seed)
-
-
-def run_transfers(study: Study, tasks: Iterable[tuple[str, str, str, int | str, int]]) -> None:
-    """The cells of (teacher, student, method, statistics, seed), side by side, where they are not there yet."""
+def run_transfers(study: Study, tasks: Iterable[tuple[str, str, str, int]]) -> None:
+    """The cells of (teacher, student, method, seed), side by side, where they are not there yet."""
     cells_side_by_side(transfer_cell, _transfer_key, study, tasks)
 
 
-def _transfer_key(study, teacher, student, method, statistics, seed) -> tuple[str, dict, int]:
-    name = transfer_name(teacher, student, method, statistics)
-    return name, transfer_settings(study, teacher, student, method, statistics), seed
+def _transfer_key(study, teacher, student, method, seed) -> tuple[str, dict, int]:
+    return f"transfer--{teacher}--{student}--{method}", transfer_settings(study, teacher, student, method), seed
 
 
-def finished_transfers(study: Study, teacher: str, student: str, method: str, statistics: int | str = BATCHNORM):
+def finished_transfers(study: Study, teacher: str, student: str, method: str) -> list[dict]:
     """The transfer cells there are, one a seed."""
-    settings = transfer_settings(study, teacher, student, method, statistics)
-    return study.cells(transfer_name(teacher, student, method, statistics), settings)
+    name, settings, _ = _transfer_key(study, teacher, student, method, 0)
+    return study.cells(name, settings)
 
 
 def taught_by_inversion(study, teacher, student, method, statistics, seed, settings) -> dict:
-    """The metrics of a student taught on images that are made as it learns."""
+    """The metrics of a student taught on images that are made as it learns.
+
+    `statistics` is BATCHNORM, or the number of real images that feature statistics are measured on (Table 8).
+    """
     source = _ImageSource(study, teacher, student, method, statistics, seed)
     student_network = fresh_network(study, student, seed=seed + 1)
     rounds = study.scale.distillation[teacher, student].rounds
@@ -222,10 +218,10 @@ def taught_by_inversion(study, teacher, student, method, statistics, seed, setti
     }
 
 
-def _taught_by_generator(study, teacher, student, method, statistics, seed, settings) -> dict:
+def _taught_by_generator(study, teacher, student, seed, settings) -> dict:
     generator_settings, network = study.scale.generator, load_teacher(study, teacher)
     student_network = fresh_network(study, student, seed=seed + 1)
-    with bar(generator_settings.student.rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
+    with bar(generator_settings.student.rounds, f"{pair_name(teacher, student)}, dafl, seed {seed}") as progress:
         generator, history = distill_with_generator(
             network,
             student_network,

@@ -69,7 +69,7 @@ def empty_class(root):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: "minst", "unknown data set 'minst'; choose from digits, fashion_mnist, .* or folder:PATH"),
+        (lambda root: "minst", "unknown data set 'minst'; choose from digits, photographs, .* or folder:PATH"),
         (lambda root: f"folder:{root}", r"no image folder at .*expected .*train/CLASS/\*\.jpg"),
         (one_class, r"has 1 class folder\(s\); a classifier needs at least 2"),
         (unreadable, r"train/cat/1\.png can't be read as an image"),

@@ -1,0 +1,166 @@
+"""Adding classes to a trained network without its data: the loss and the training of Sec. 4.5 and E.1."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dilib import losses
+from dilib.data import Split
+from dilib.inversion import compute_dtype
+from dilib.models import Preprocessing
+from dilib.statistics import batchnorm_layers, frozen_copy
+from dilib.training import augment, half_precision_forward, set_lr, sgd
+
+METHODS = {  # in the paper's words
+    "lwf_mc": "LwF.MC",
+    "deepdream": "DeepDream",
+    "deepinversion": "DeepInversion",
+    "oracle_distill": "Oracle (distill)",
+    "oracle_classify": "Oracle (classify)",
+}
+
+
+@dataclass(frozen=True)
+class ExtensionSettings:
+    """How a network learns new classes: SGD whose rate falls to a fifth at each of `decay_at`, gradients clipped.
+
+    A step takes `batch_size` old (synthesised) and as many new (real) images, of which there are `images_per_class`
+    and as many as the data set has. `clip` is the largest norm of a gradient.
+    """
+
+    updates: int = 5000
+    batch_size: int = 128
+    images_per_class: int = 250
+    lr: float = 0.1
+    decay_at: tuple[float, ...] = (1 / 3, 1 / 2, 2 / 3, 5 / 6)
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    clip: float = 0.1
+    shift: int = 2
+    flip: bool = True
+
+    def lr_at(self, update: int) -> float:
+        """The learning rate of an update, counted from 0."""
+        return self.lr * 0.2 ** sum(update >= fraction * self.updates for fraction in self.decay_at)
+
+
+def extend(network: nn.Module, new: int, seed: int) -> nn.Module:
+    """A copy whose last linear layer has `new` further outputs with random weights.
+
+    Raises ValueError for a network without BatchNorm or without a last linear layer.
+    """
+    batchnorm_layers(network)
+    extended = copy.deepcopy(network)
+    names = [name for name, module in extended.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise ValueError(f"{type(network).__name__} has no linear layer to extend; give a classifier that ends in one")
+    old = extended.get_submodule(names[-1])
+    torch.manual_seed(seed)
+    wide = nn.Linear(old.in_features, old.out_features + new).to(old.weight.device)
+    with torch.no_grad():
+        wide.weight[: old.out_features] = old.weight
+        wide.bias[: old.out_features] = old.bias
+    extended.set_submodule(names[-1], wide)
+    return extended
+
+
+def dreams_term(old_logits: Tensor, logits: Tensor) -> Tensor:
+    """KL(p_o(x̂), p_k(x̂)) over a batch, p_o (N, K) padded with zeros for the new classes of p_k (N, K + M). Eq. 11."""
+    log_old = old_logits.log_softmax(1)
+    log_new = logits.log_softmax(1)[:, : old_logits.shape[1]]
+    return (log_old.exp() * (log_old - log_new)).sum(1).mean()
+
+
+def memory_term(old_logits: Tensor, logits: Tensor) -> Tensor:
+    """KL(p_o(x_k), p_k(x_k | old classes)) over a batch of new images, logits as in `dreams_term`. Eq. 11."""
+    return losses.distillation(old_logits, logits[:, : old_logits.shape[1]], temperature=1.0)
+
+
+def lwf_mc_loss(old_logits: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of every output: old ones to p_o's, new ones to the labels (N,). Rebuffi et al., 2017."""
+    old = old_logits.shape[1]
+    return binary_cross_entropy(logits[:, old:], labels - old) + _binary(logits[:, :old], old_logits.sigmoid())
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """One yes-or-no question a class: logits (N, K) with labels (N,), summed over classes, mean over the batch."""
+    return _binary(logits, F.one_hot(labels, logits.shape[1]).to(logits.dtype))
+
+
+def _binary(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1).mean()
+
+
+def learn_new_classes(
+    old: nn.Module,
+    extended: nn.Module,
+    memories: Split | None,
+    new: Split,
+    preprocessing: Preprocessing,
+    settings: ExtensionSettings,
+    method: str,
+    *,
+    seed: int = 0,
+    on_update: Callable[[int], None] | None = None,
+) -> None:
+    """Train `extended`, in place, on images of new classes and on `memories` of those that `old` knows. Eq. 11.
+
+    Pixels are uint8 (N, C, H, W); the labels of `new` count from the first new class on. Methods are those of METHODS;
+    LwF.MC has no memories. BatchNorm stays frozen. Raises FloatingPointError on a loss not finite.
+    """
+    device = next(old.parameters()).device
+    frozen = frozen_copy(old, compute_dtype(device))
+    moving = _freeze_batchnorm(extended)
+    optimizer = sgd(extended, settings.lr, settings.momentum, settings.weight_decay)
+    random = torch.Generator().manual_seed(seed)
+    for update in range(settings.updates):
+        set_lr(optimizer, settings.lr_at(update))
+        images, labels = _batch(new, preprocessing, settings, random, device)
+        if memories is None:
+            loss = lwf_mc_loss(_predicted(frozen, images), half_precision_forward(extended, images), labels)
+        else:
+            remembered, truth = _batch(memories, preprocessing, settings, random, device)
+            both = torch.cat([remembered, images])
+            logits_of_memories, logits = half_precision_forward(extended, both).split(settings.batch_size)
+            old_logits = _predicted(frozen, both).split(settings.batch_size)
+            loss = F.cross_entropy(logits, labels)
+            if method == "oracle_classify":
+                loss = loss + F.cross_entropy(logits_of_memories, truth)
+            else:
+                loss = loss + dreams_term(old_logits[0], logits_of_memories)
+            if not method.startswith("oracle"):
+                loss = loss + memory_term(old_logits[1], logits)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(moving, settings.clip)
+        optimizer.step()
+        if on_update:
+            on_update(update + 1)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"loss {loss.item()} after {settings.updates} updates; lower lr ({settings.lr})")
+    extended.eval()
+
+
+def _freeze_batchnorm(network: nn.Module) -> list[nn.Parameter]:
+    """Put all but BatchNorm in training mode; the parameters that train."""
+    network.train()
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval().requires_grad_(False)
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _batch(split: Split, preprocessing, settings: ExtensionSettings, random, device) -> tuple[Tensor, Tensor]:
+    chosen = torch.randint(len(split.labels), (settings.batch_size,), generator=random)
+    images = preprocessing.normalise(split.pixels[chosen])
+    return augment(images, settings.shift, settings.flip, random).to(device), split.labels[chosen].to(device)
+
+
+@torch.no_grad()
+def _predicted(frozen: nn.Module, images: Tensor) -> Tensor:
+    return frozen(images.to(next(frozen.parameters()).dtype, memory_format=torch.channels_last)).float()
