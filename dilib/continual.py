@@ -124,7 +124,7 @@ def _key(study: Study, added: tuple[str, ...], method: str, seed: int) -> tuple[
         settings["binary"] = continual.binary
     elif method in ("deepdream", "deepinversion"):
         settings["objective"] = transfer.objective_of(study, continual.network, method)
-        settings["schedule"] = study.scale.sources.schedule
+        settings["schedule"] = continual.schedule
         settings["batch_size"] = study.scale.batch_size
     chain = "--".join(name if name == HALF else data.slug(name) for name in added)
     return f"continual--{chain}--{method}", plain(settings), seed
@@ -276,7 +276,7 @@ def _memories(study: Study, known_data: list[Data], before: Known, method: str, 
         tuple(range(len(before.classes))),
         study.scale.batch_size,
         transfer.objective_of(study, network, method),
-        (study.scale.sources.schedule,),
+        (study.scale.continual.schedule,),
         seed=seed,
     )
     pool = ImagePool(study.artifacts / "pools" / digest(recipe.card), recipe.card)

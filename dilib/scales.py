@@ -82,6 +82,7 @@ class Continual:
     network: str
     added: tuple[str, ...]
     old: tuple[int, ...]
+    schedule: Schedule
     extension: ExtensionSettings
     binary: TrainingSettings
 
@@ -211,6 +212,7 @@ SCALES = {
             network="vgg11_bn",
             added=("photographs_grey",),
             old=(0, 2, 4, 6, 8),
+            schedule=Schedule(((32, 10),), lr=0.2, decay="cosine", jitter=2, flip=False),
             extension=ExtensionSettings(updates=10, batch_size=20, images_per_class=5, shift=1, flip=False),
             binary=TrainingSettings(epochs=1, batch_size=100, lr=0.05, flip=False),
         ),
@@ -241,12 +243,12 @@ SCALES = {
         sources=Sources(
             proxy="photographs",
             gan=GanSettings(rounds=12, updates=250),
-            schedule=replace(LAPTOP_SCHEDULE, stages=((32, 80),)),
+            schedule=replace(LAPTOP_SCHEDULE, stages=((32, 250),)),
         ),
         scratch=Scratch(
             teacher="vgg11_bn",
-            images=10_000,
-            fewer=(1000, 3000),
+            images=4000,
+            fewer=(500, 1500),
             short=_pool_student(2, 500),
             long=_pool_student(13, 400, mixup=1.0),
             rounds=(2, 5),
@@ -255,6 +257,7 @@ SCALES = {
             network="vgg11_bn",
             added=("digits", "photographs_grey"),
             old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
+            schedule=replace(LAPTOP_SCHEDULE, stages=((32, 80),)),
             extension=ExtensionSettings(updates=400, images_per_class=100),
             binary=TrainingSettings(epochs=1, lr=0.05),
         ),
@@ -290,6 +293,7 @@ SCALES = {
             network="resnet34",
             added=("cub200", "flowers102"),
             old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
+            schedule=Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True),
             extension=ExtensionSettings(),
             binary=TrainingSettings(epochs=2, lr=0.05),
         ),
@@ -332,6 +336,7 @@ SCALES = {
             network="resnet34",
             added=("cub200", "flowers102"),
             old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
+            schedule=Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True),
             extension=ExtensionSettings(),
             binary=TrainingSettings(epochs=2, lr=0.05),
         ),
