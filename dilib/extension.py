@@ -120,21 +120,9 @@ def learn_new_classes(
     random = torch.Generator().manual_seed(seed)
     for update in range(settings.updates):
         set_lr(optimizer, settings.lr_at(update))
-        images, labels = _batch(new, preprocessing, settings, random, device)
-        if memories is None:
-            loss = lwf_mc_loss(_predicted(frozen, images), half_precision_forward(extended, images), labels)
-        else:
-            remembered, truth = _batch(memories, preprocessing, settings, random, device)
-            both = torch.cat([remembered, images])
-            logits_of_memories, logits = half_precision_forward(extended, both).split(settings.batch_size)
-            old_logits = _predicted(frozen, both).split(settings.batch_size)
-            loss = F.cross_entropy(logits, labels)
-            if method == "oracle_classify":
-                loss = loss + F.cross_entropy(logits_of_memories, truth)
-            else:
-                loss = loss + dreams_term(old_logits[0], logits_of_memories)
-            if not method.startswith("oracle"):
-                loss = loss + memory_term(old_logits[1], logits)
+        arriving = _batch(new, preprocessing, settings, random, device)
+        remembered = memories and _batch(memories, preprocessing, settings, random, device)
+        loss = _loss(frozen, extended, remembered, arriving, method)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(moving, settings.clip)
@@ -144,6 +132,22 @@ def learn_new_classes(
     if not torch.isfinite(loss):
         raise FloatingPointError(f"loss {loss.item()} after {settings.updates} updates; lower lr ({settings.lr})")
     extended.eval()
+
+
+def _loss(frozen, extended, remembered: tuple[Tensor, Tensor] | None, arriving: tuple[Tensor, Tensor], method: str):
+    """The method's terms on a batch of memories, if it has any, and one of new images, each with its labels."""
+    images, labels = arriving
+    if remembered is None:
+        return lwf_mc_loss(_predicted(frozen, images), half_precision_forward(extended, images), labels)
+    memories, truth = remembered
+    both = torch.cat([memories, images])
+    of_memories, of_new = half_precision_forward(extended, both).split(len(memories))
+    old_of_memories, old_of_new = _predicted(frozen, both).split(len(memories))
+    loss = F.cross_entropy(of_new, labels)
+    if method == "oracle_classify":
+        return loss + F.cross_entropy(of_memories, truth)
+    loss = loss + dreams_term(old_of_memories, of_memories)
+    return loss if method == "oracle_distill" else loss + memory_term(old_of_new, of_new)
 
 
 def _freeze_batchnorm(network: nn.Module) -> list[nn.Parameter]:

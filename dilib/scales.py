@@ -250,7 +250,7 @@ SCALES = {
             images=4000,
             fewer=(500, 1500),
             short=_pool_student(2, 500),
-            long=_pool_student(13, 400, mixup=1.0),
+            long=_pool_student(10, 400, mixup=1.0),
             rounds=(2, 5),
         ),
         continual=Continual(
