@@ -258,7 +258,7 @@ SCALES = {
             added=("digits", "photographs_grey"),
             old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
             schedule=replace(LAPTOP_SCHEDULE, stages=((32, 80),)),
-            extension=ExtensionSettings(updates=400, images_per_class=100),
+            extension=ExtensionSettings(updates=400, images_per_class=100, lr=0.2),
             binary=TrainingSettings(epochs=1, lr=0.05),
         ),
         adaptive_after=2,
