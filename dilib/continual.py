@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dilib import data, transfer
+from dilib import data, sources, transfer
 from dilib.artifacts import digest, has_tensors, load_tensors, save_tensors
 from dilib.classifiers import Classifier
 from dilib.data import Data, Split
-from dilib.evaluation import predict, top1
+from dilib.evaluation import predict, split_accuracy
 from dilib.extension import METHODS, binary_cross_entropy, extend, learn_new_classes
 from dilib.models import Preprocessing
-from dilib.pool import ImagePool
 from dilib.progress import bar
 from dilib.recipe import Recipe
 from dilib.study import Study, plain
@@ -279,14 +278,8 @@ def _memories(study: Study, known_data: list[Data], before: Known, method: str, 
         (study.scale.continual.schedule,),
         seed=seed,
     )
-    pool = ImagePool(study.artifacts / "pools" / digest(recipe.card), recipe.card)
     batches = -(-per_class * len(before.classes) // recipe.batch_size)
-    with bar(batches, f"images of {len(before.classes)} classes by {METHODS[method]}, seed {seed}") as progress:
-        for _ in pool.fill(batches, recipe.make):
-            progress.update()
-    images = torch.cat([pool.load(index)[0] for index in range(batches)])
-    labels = torch.cat([recipe.labels(index) for index in range(batches)])
-    return Split(study.data.preprocessing.to_pixels(images), labels)
+    return sources.dreamt(study, recipe, batches * recipe.batch_size)
 
 
 def _first_of_each(each: Data, count: int, start: int) -> Split:
@@ -303,7 +296,7 @@ def _some(split: Split, count: int) -> Split:
 
 def _top1(known: Known, test: Split, start: int) -> float:
     """Top-1 in percent over all classes on a data set whose first class is `start`."""
-    return top1(_logits(known, test), test.labels + start)
+    return split_accuracy(known.network, Split(test.pixels, test.labels + start), known.preprocessing)
 
 
 def _guessed(known: Known, tests: Sequence[Split]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dilib import data, gan, transfer
 from dilib.artifacts import digest
+from dilib.data import Split
 from dilib.evaluation import split_accuracy
 from dilib.gan import ConditionalGenerator
 from dilib.pool import ImagePool
@@ -59,7 +60,7 @@ def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Te
         "real": lambda: chosen(study.data.train.pixels, count, seed),
         "proxy": lambda: like(chosen(_proxy(study), count, seed), study.data.preprocessing.channels),
         "gan": lambda: gan.sample(generator(study, seed)[0], count, seed).pixels,
-        "deepinversion": lambda: dreams(study, teacher, count, seed),
+        "deepinversion": lambda: dreamt(study, subject_of(study, teacher).recipe(seed), count).pixels,
     }
     return make[source]()
 
@@ -85,11 +86,10 @@ def _proxy(study: Study) -> Tensor:
     return data.load(study.scale.sources.proxy, study.data_folder, study.data.preprocessing.size).train.pixels
 
 
-def dreams(study: Study, teacher: str, count: int, seed: int) -> Tensor:
-    """The first `count` images of the teacher's pool, which is filled as far as they reach."""
-    recipe = subject_of(study, teacher).recipe(seed)
+def dreamt(study: Study, recipe: Recipe, count: int) -> Split:
+    """The first `count` images that a recipe makes, with their labels; its pool is filled as far as they reach."""
     pool, batches = _pool(study, recipe), -(-count // recipe.batch_size)
-    with bar(batches, f"images from {recipe.teacher.name}, seed {seed}") as progress:
+    with bar(batches, f"images from {recipe.teacher.name}, seed {recipe.seed}") as progress:
         for _ in pool.fill(batches, recipe.make):
             progress.update()
 
@@ -99,7 +99,8 @@ def dreams(study: Study, teacher: str, count: int, seed: int) -> Tensor:
             yield pixels[: count - index * recipe.batch_size].numpy()
 
     # Many processes, each with a share of a student, can then do with one copy in memory.
-    return data.mapped(pool.folder / f"pixels-{count}.npy", (count, *pool.load(0)[0].shape[1:]), parts)
+    pixels = data.mapped(pool.folder / f"pixels-{count}.npy", (count, *pool.load(0)[0].shape[1:]), parts)
+    return Split(pixels, torch.cat([recipe.labels(index) for index in range(batches)])[:count])
 
 
 def _pool(study: Study, recipe: Recipe) -> ImagePool:
@@ -122,14 +123,13 @@ def _pool_metrics(study: Study, teacher: str, count: int, seed: int) -> dict:
     recipe = subject_of(study, teacher).recipe(seed)
     pool, batches = _pool(study, recipe), -(-count // recipe.batch_size)
     missing, started = sum(not pool.has(index) for index in range(batches)), time.perf_counter()
-    pixels = dreams(study, teacher, count, seed)
+    made = dreamt(study, recipe, count)
     seconds = (time.perf_counter() - started) * batches / max(missing, 1)
-    labels = torch.cat([recipe.labels(index) for index in range(batches)])[:count]
     return {
         "images": count,
-        "teacher_top1": _top1(study, teacher, pixels, labels),
+        "teacher_top1": split_accuracy(recipe.teacher.network, made, recipe.teacher.preprocessing),
         "seconds": seconds,
-        "samples": transfer.by_class(pixels, labels, len(recipe.classes)),
+        "samples": transfer.by_class(made.pixels, made.labels, len(recipe.classes)),
     }
 
 
@@ -150,18 +150,13 @@ def gan_key(study: Study, teacher: str, count: int, seed: int) -> tuple[str, dic
 
 def _gan_metrics(study: Study, teacher: str, count: int, seed: int) -> dict:
     network, seconds = generator(study, seed)
-    made = gan.sample(network, count, seed)
+    made, judge = gan.sample(network, count, seed), subject_of(study, teacher).load()
     return {
         "images": count,
-        "teacher_top1": _top1(study, teacher, made.pixels, made.labels),
+        "teacher_top1": split_accuracy(judge.network, made, judge.preprocessing),
         "seconds": seconds,
         "samples": transfer.by_class(made.pixels, made.labels, len(study.data.classes)),
     }
-
-
-def _top1(study: Study, teacher: str, pixels: Tensor, labels: Tensor) -> float:
-    judge = subject_of(study, teacher).load()
-    return split_accuracy(judge.network, data.Split(pixels, labels), judge.preprocessing)
 
 
 def generator(study: Study, seed: int) -> tuple[ConditionalGenerator, float]:
