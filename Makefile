@@ -11,7 +11,7 @@ REPRODUCE = $(BIN)/python -m dilib.reproduce --results $(RESULTS)
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  variables: SCALE=smoke|laptop|gpu|paper DATASET=name|folder:PATH ONLY=notebook SEEDS=0,1,2 PAIRS=1 RESULTS=folder"
+	@echo "  variables: SCALE=smoke|laptop|gpu|paper DATASET=name|folder:PATH ONLY=notebook SEEDS=0,1,2 PAIRS=1 ADDED=name|folder:PATH RESULTS=folder"
 
 # The stamp is written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml
@@ -23,7 +23,7 @@ setup: $(READY) ## install everything into .venv
 
 reproduce: $(READY) ## run the study: tables, figures and report into results/SCALE/DATASET
 	$(REPRODUCE) --scale $(SCALE) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) \
-	    $(if $(SEEDS),--seeds $(SEEDS)) $(if $(PAIRS),--pairs $(PAIRS))
+	    $(if $(SEEDS),--seeds $(SEEDS)) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ADDED),--added $(ADDED))
 
 smoke: $(READY) ## run every notebook at toy size, in a few minutes
 	$(REPRODUCE) --scale smoke

@@ -19,8 +19,13 @@ def digest(value) -> str:
 
 def fingerprint(network: nn.Module) -> str:
     """Twelve hexadecimal digits that name a network's weights."""
+    return fingerprint_of(network.state_dict())
+
+
+def fingerprint_of(tensors: dict[str, Tensor]) -> str:
+    """Twelve hexadecimal digits that name tensors."""
     content = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    for name, tensor in tensors.items():
         content.update(name.encode())
         content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return content.hexdigest()[:12]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dilib.artifacts import fingerprint
+from dilib.artifacts import fingerprint, fingerprint_of
 from dilib.classifiers import Classifier
 from dilib.inversion import Inversion, Objective, Schedule, invert
 from dilib.statistics import FeatureStatistics
@@ -29,11 +29,14 @@ class Recipe:
     schedules: tuple[Schedule, ...]
     first_layer: float = 1.0
     seed: int = 0
+    statistics: FeatureStatistics | None = None  # in place of BatchNorm's
 
     @property
     def card(self) -> dict:
         """All that the images depend on."""
-        settings = {name: value for name, value in vars(self).items() if name != "teacher"}
+        settings = {name: value for name, value in vars(self).items() if name not in ("teacher", "statistics")}
+        if self.statistics:
+            settings["statistics"] = fingerprint_of(self.statistics.tensors())
         teacher = {
             "teacher": self.teacher.name,
             "weights": fingerprint(self.teacher.network),
@@ -59,7 +62,7 @@ class Recipe:
             self.labels(index),
             self.objective,
             self.schedule(index),
-            statistics=FeatureStatistics.from_batchnorm(network, first=self.first_layer),
+            statistics=self.statistics or FeatureStatistics.from_batchnorm(network, first=self.first_layer),
             seed=self.seed * BATCH_SEEDS + index,
             watch=watch,
         )

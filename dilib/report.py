@@ -94,6 +94,7 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "figure4": "Figure 4. Accuracy on fresh images and on real images as transfer proceeds.",
     "table6_images": "Images that networks were taught on from scratch, by source.",
     "table6": "Students taught from scratch, by the size of their pool and the length of their schedule.",
+    "table7_dreams": "Images dreamt by the network that classes are added to.",
     "table7": "Accuracy on old and on new classes while a network learns the new ones, by method.",
     "table7_confusion": "What is taken for what, before and after new classes are learnt.",
     "table8": "Table 8 as a picture: student top-1 by source of the feature statistics.",

@@ -13,7 +13,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from dilib import report
+from dilib import data, report
 from dilib.artifacts import write_atomically
 from dilib.data import Unreachable
 from dilib.progress import TERMINAL_BARS, without_bars
@@ -47,6 +47,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help="run only the notebooks whose file name contains this")
     parser.add_argument("--seeds", default="0", help="comma-separated seeds, as in 0,1,2")
     parser.add_argument("--pairs", type=int, default=3, help="how many of Table 1's teacher-student pairs: 1, 2 or 3")
+    parser.add_argument("--added", help="data sets that Table 7 adds, comma-separated, as in folder:PATH")
     parser.add_argument("--results", default="results", help="folder for results")
     parser.add_argument("--artifacts", default="artifacts", help="folder for weights, image pools and data")
     return parser.parse_args(arguments)
@@ -66,10 +67,19 @@ def _studies(notebooks: list[Path], options: argparse.Namespace) -> dict[Path, S
         raise ValueError(f"seeds {options.seeds!r} are not whole numbers; write them as in 0,1,2")
     if not 1 <= options.pairs <= 3:
         raise ValueError(f"pairs {options.pairs} is out of range; choose 1, 2 or 3")
+    _added(options)
     named = {path: "dataset" in papermill.inspect_notebook(path) for path in notebooks}
     study = _open_study(options) if any(named.values()) else None
     imagenet = None if all(named.values()) else Study(options.scale, "imagenet", options.results, options.artifacts)
     return {path: study if takes_name else imagenet for path, takes_name in named.items()}
+
+
+def _added(options: argparse.Namespace) -> list[str]:
+    """Names of data sets; image folders by their whole path, since notebooks run elsewhere."""
+    names = options.added.split(",") if options.added else []
+    for name in names:
+        data.check_name(name)
+    return [f"folder:{Path(name[7:]).resolve()}" if name.startswith("folder:") else name for name in names]
 
 
 def _open_study(options: argparse.Namespace) -> Study:
@@ -127,6 +137,7 @@ def _parameters(notebook: Path, study: Study, options: argparse.Namespace) -> di
         "artifacts": str(Path(options.artifacts).resolve()),
         "seeds": [int(seed) for seed in options.seeds.split(",")],
         "pairs": options.pairs,
+        "added": _added(options),
     }
     taken = papermill.inspect_notebook(notebook)
     return {name: value for name, value in offered.items() if name in taken}
@@ -143,6 +154,7 @@ def _cleaned(path: Path) -> str:
             cell.outputs = [output for output in map(_without_bars, cell.outputs) if output is not None]
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = re.sub(r"^(results|artifacts) = .*\n?", "", cell.source, flags=re.MULTILINE)
+            cell.source = re.sub(r"folder:[^'\"]*/", "folder:", cell.source)
     return nbformat.writes(notebook) + "\n"
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from dilib.distillation import DistillationSettings, PoolSettings
-from dilib.extension import ExtensionSettings
+from dilib.extension import METHODS, ExtensionSettings
 from dilib.gan import GanSettings
 from dilib.generator import GeneratorSettings
 from dilib.inversion import Objective, Schedule
@@ -11,7 +11,7 @@ from dilib.training import TrainingSettings
 
 PAIRS = (("vgg11_bn", "vgg11_bn"), ("vgg11_bn", "resnet18"), ("resnet34", "resnet18"))  # teacher, student: Table 1
 
-TEACHERS = ("vgg11_bn", "resnet34")
+TEACHERS = ("vgg11_bn", "resnet34", "resnet18")  # of Table 1; data sets are added to the last, too
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,23 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Continual:
-    """Sec. 4.5: the network that data sets are added to, and how; `binary` fine-tunes it for LwF.MC.
+    """Sec. 4.5: the networks (of Table 7, and of Table 11) that data sets are added to, and how.
 
-    For the paper's limitation the base data set is split: `old` classes, and others that resemble them.
+    Images have `size` pixels a side; dreamt ones are made `batch_size` at a time by `schedule`. `binary` fine-tunes for
+    LwF.MC. An added data set plays the paper's "first" (CUB) or "second" (Flowers). For the paper's limitation the base
+    data set is split: `old` classes, and others that resemble them.
     """
 
-    network: str
+    networks: tuple[str, ...]
     added: tuple[str, ...]
-    old: tuple[int, ...]
     schedule: Schedule
     extension: ExtensionSettings
     binary: TrainingSettings
+    old: tuple[int, ...] = ()
+    roles: tuple[str, ...] = ("first", "second")
+    size: int = 32
+    batch_size: int = 256
+    methods: tuple[str, ...] = tuple(METHODS)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ class Scale:
     sources: Sources
     scratch: Scratch
     continual: Continual
+    continual_imagenet: Continual
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
 
@@ -170,6 +177,27 @@ PAPER_IMAGENET = ImageNet(
     compared=100,
 )
 
+LITE_CONTINUAL = Continual(
+    networks=("efficientnet_lite0",),
+    added=("flowers102",),
+    roles=("second",),
+    size=160,
+    batch_size=20,
+    schedule=Schedule(stages=((80, 80), (160, 30)), lr=0.2, decay="cosine", jitter=20, clip=True),
+    extension=ExtensionSettings(updates=240, batch_size=32, images_per_class=1, lr=0.4, shift=8),
+    binary=TrainingSettings(epochs=2, batch_size=50, lr=0.02, shift=8),
+    methods=("lwf_mc", "deepinversion", "oracle_distill"),
+)
+PAPER_CONTINUAL = Continual(
+    networks=("resnet18", "vgg16_bn"),
+    added=("cub200", "flowers102"),
+    size=224,
+    batch_size=100,
+    schedule=Schedule(stages=((224, 10_000),), lr=0.2, decay="cosine", jitter=30, clip=True),
+    extension=ExtensionSettings(updates=20_000, shift=16),
+    binary=TrainingSettings(epochs=1, lr=0.01, shift=16),
+)
+
 SCALES = {
     "smoke": Scale(
         name="smoke",
@@ -209,12 +237,19 @@ SCALES = {
             rounds=(1,),
         ),
         continual=Continual(
-            network="vgg11_bn",
+            networks=("vgg11_bn", "resnet18"),
             added=("photographs_grey",),
             old=(0, 2, 4, 6, 8),
+            batch_size=50,
             schedule=Schedule(((32, 10),), lr=0.2, decay="cosine", jitter=2, flip=False),
             extension=ExtensionSettings(updates=10, batch_size=20, images_per_class=5, shift=1, flip=False),
             binary=TrainingSettings(epochs=1, batch_size=100, lr=0.05, flip=False),
+        ),
+        continual_imagenet=replace(
+            LITE_CONTINUAL,
+            size=64,
+            schedule=Schedule(stages=((32, 1), (64, 1)), lr=0.2, decay="cosine", jitter=8, clip=True),
+            extension=ExtensionSettings(updates=2, batch_size=4, images_per_class=1),
         ),
     ),
     "laptop": Scale(
@@ -227,6 +262,7 @@ SCALES = {
         objective={
             "vgg11_bn": Objective(alpha_tv=1e-2, alpha_f=1.0, alpha_c=30.0),
             "resnet34": Objective(alpha_tv=1e-2, alpha_f=0.5, alpha_c=30.0),
+            "resnet18": Objective(alpha_tv=1e-2, alpha_f=0.5, alpha_c=30.0),
         },
         schedule={"vgg11_bn": LAPTOP_WARM, "resnet34": LAPTOP_SCHEDULE},
         distillation=dict(zip(PAIRS, (_laptop(14, 100), _laptop(14, 110), _laptop(6, 260)), strict=True)),
@@ -254,13 +290,14 @@ SCALES = {
             rounds=(2, 5),
         ),
         continual=Continual(
-            network="vgg11_bn",
+            networks=("vgg11_bn", "resnet18"),
             added=("digits", "photographs_grey"),
             old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
-            schedule=replace(LAPTOP_SCHEDULE, stages=((32, 80),)),
-            extension=ExtensionSettings(updates=400, images_per_class=100, lr=0.2),
+            schedule=replace(LAPTOP_SCHEDULE, stages=((32, 120),)),
+            extension=ExtensionSettings(updates=400, images_per_class=100, lr=0.4),
             binary=TrainingSettings(epochs=1, lr=0.05),
         ),
+        continual_imagenet=LITE_CONTINUAL,
         adaptive_after=2,
     ),
     "gpu": Scale(
@@ -290,13 +327,14 @@ SCALES = {
             rounds=(30, 55),
         ),
         continual=Continual(
-            network="resnet34",
+            networks=("resnet34", "vgg11_bn"),
             added=("cub200", "flowers102"),
             old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
             schedule=Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True),
             extension=ExtensionSettings(),
             binary=TrainingSettings(epochs=2, lr=0.05),
         ),
+        continual_imagenet=PAPER_CONTINUAL,
     ),
     "paper": Scale(
         name="paper",
@@ -333,13 +371,14 @@ SCALES = {
             rounds=(90, 170),
         ),
         continual=Continual(
-            network="resnet34",
+            networks=("resnet34", "vgg11_bn"),
             added=("cub200", "flowers102"),
             old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
             schedule=Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True),
             extension=ExtensionSettings(),
             binary=TrainingSettings(epochs=2, lr=0.05),
         ),
+        continual_imagenet=PAPER_CONTINUAL,
     ),
 }
 

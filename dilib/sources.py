@@ -103,6 +103,12 @@ def dreamt(study: Study, recipe: Recipe, count: int) -> Split:
     return Split(pixels, torch.cat([recipe.labels(index) for index in range(batches)])[:count])
 
 
+def unmade(study: Study, recipe: Recipe, count: int) -> float:
+    """The share of the batches of a recipe's first `count` images that nobody has made yet."""
+    pool, batches = _pool(study, recipe), -(-count // recipe.batch_size)
+    return sum(not pool.has(index) for index in range(batches)) / batches
+
+
 def _pool(study: Study, recipe: Recipe) -> ImagePool:
     return ImagePool(study.artifacts / "pools" / digest(recipe.card), recipe.card)
 
@@ -121,14 +127,12 @@ def pool_key(study: Study, teacher: str, count: int, seed: int) -> tuple[str, di
 
 def _pool_metrics(study: Study, teacher: str, count: int, seed: int) -> dict:
     recipe = subject_of(study, teacher).recipe(seed)
-    pool, batches = _pool(study, recipe), -(-count // recipe.batch_size)
-    missing, started = sum(not pool.has(index) for index in range(batches)), time.perf_counter()
+    share, started = unmade(study, recipe, count), time.perf_counter()
     made = dreamt(study, recipe, count)
-    seconds = (time.perf_counter() - started) * batches / max(missing, 1)
     return {
         "images": count,
         "teacher_top1": split_accuracy(recipe.teacher.network, made, recipe.teacher.preprocessing),
-        "seconds": seconds,
+        "seconds": (time.perf_counter() - started) / share if share else 0.0,
         "samples": transfer.by_class(made.pixels, made.labels, len(recipe.classes)),
     }
 

@@ -53,6 +53,30 @@ class FeatureStatistics:
             variances.append((weights * (variance + (mean - pooled) ** 2)).sum(0))
         return cls(tuple(means), tuple(variances))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for a file."""
+        named = {"mean": self.means, "variance": self.variances}
+        return {f"{name}.{layer}": value for name, values in named.items() for layer, value in enumerate(values)}
+
+    def like(self, tensors: dict[str, Tensor]) -> "FeatureStatistics":
+        """Those that `tensors` gave names to, for the same layers."""
+        means, variances = (
+            tuple(tensors[f"{name}.{layer}"].to(mine.device) for layer, mine in enumerate(self.means))
+            for name in ("mean", "variance")
+        )
+        return FeatureStatistics(means, variances, self.weights)
+
+    def joined(self, other: "FeatureStatistics", share: float) -> "FeatureStatistics":
+        """Statistics of a mixture in which so large a share of the images, in [0, 1], has those of `other`."""
+        pairs = list(zip(self.means, other.means, strict=True))
+        spreads = [share * (1 - share) * (mine - theirs) ** 2 for mine, theirs in pairs]
+        variances = zip(self.variances, other.variances, spreads, strict=True)
+        return FeatureStatistics(
+            tuple(torch.lerp(mine, theirs, share) for mine, theirs in pairs),
+            tuple(torch.lerp(mine, theirs, share) + spread for mine, theirs, spread in variances),
+            self.weights,
+        )
+
     def distance(self, batch: "FeatureStatistics") -> Tensor:
         """R_feature of a batch's statistics to these. Eq. 4."""
         return losses.feature_distance(batch.means, batch.variances, self.means, self.variances, self.weights)

@@ -32,6 +32,7 @@ def train(
     settings: TrainingSettings,
     *,
     loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    prepare: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008
     seed: int = 0,
     checkpoint: Path | None = None,
     card: dict | None = None,
@@ -39,6 +40,7 @@ def train(
 ) -> None:
     """Train in place on normalised images (N, C, H, W) and labels (N,), going on from `checkpoint` if there is one.
 
+    Images in another form, such as pixels, are normalised by `prepare`, a batch at a time.
     `card` says whose checkpoint it is; one with another card is ignored. Calls `on_epoch(epochs done, mean loss)`.
     Raises FloatingPointError when the loss stops being finite.
     """
@@ -56,7 +58,7 @@ def train(
         for step in range(steps):
             set_lr(optimizer, settings.lr * triangle((epoch * steps + step) / total))
             index = order[step * settings.batch_size : (step + 1) * settings.batch_size].to(images.device)
-            batch = augment(images[index], settings.shift, settings.flip, generator)
+            batch = augment(prepare(images[index]), settings.shift, settings.flip, generator)
             loss = loss_of(half_precision_forward(network, batch), labels[index])
             optimizer.zero_grad()
             loss.backward()
