@@ -15,7 +15,7 @@ from dilib.artifacts import digest, has_tensors, load_tensors, save_tensors
 from dilib.classifiers import CLASSES, Classifier
 from dilib.data import Data, Split
 from dilib.evaluation import predict, split_accuracy
-from dilib.extension import METHODS, binary_cross_entropy, extend, learn_new_classes
+from dilib.extension import METHODS, binary_cross_entropy, extend, learn_new_classes, shift_to_binary
 from dilib.models import Preprocessing
 from dilib.progress import bar
 from dilib.recipe import Recipe
@@ -197,9 +197,10 @@ def _fill(study: Study, network: str, halved: bool, method: str, seed: int) -> d
 def _dreams(study: Study, network: str, method: str) -> dict:
     """How images are dreamt: what a recipe has beside network, classes and seed."""
     settings, subject = sizes(study), _subject(study, network)
+    objective = settings.objective or subject.objective
     return {
         "batch_size": settings.batch_size,
-        "objective": subject.objective.deepdream() if method == "deepdream" else subject.objective,
+        "objective": objective.deepdream() if method == "deepdream" else objective,
         "schedules": (settings.schedule,),
         "first_layer": subject.first_layer,
     }
@@ -335,6 +336,7 @@ def _binary(study: Study, network: str, teacher: nn.Module, preprocessing: Prepr
     path = study.artifacts / "teachers" / f"{network}-binary.safetensors"
     with study.lock(f"teacher-binary-{network}"):
         if not has_tensors(path, card):
+            shift_to_binary(teacher, _logits(teacher, preprocessing, _some(split, WATCHED)))
             with bar(settings.epochs, "binary cross-entropy for LwF.MC") as progress:
                 train(
                     teacher.requires_grad_(True),
@@ -466,12 +468,13 @@ def _guessed(known: Known, tests: Sequence[Split]) -> Tensor:
     boundaries = torch.tensor([*known.starts[1:], len(known.classes)])
     rows = []
     for test in tests:
-        taken_for = torch.bucketize(_logits(known, test).argmax(1).cpu(), boundaries, right=True)
+        guesses = _logits(known.network, known.preprocessing, test).argmax(1).cpu()
+        taken_for = torch.bucketize(guesses, boundaries, right=True)
         rows.append(100 * taken_for.bincount(minlength=len(tests)) / len(test.labels))
     return torch.stack(rows)
 
 
-def _logits(known: Known, test: Split) -> Tensor:
-    device = next(known.network.parameters()).device
-    batches = [known.preprocessing.normalise(pixels).to(device) for pixels in test.pixels.split(AT_ONCE)]
-    return torch.cat([predict(known.network, batch) for batch in batches])
+def _logits(network: nn.Module, preprocessing: Preprocessing, split: Split) -> Tensor:
+    device = next(network.parameters()).device
+    batches = [preprocessing.normalise(pixels).to(device) for pixels in split.pixels.split(AT_ONCE)]
+    return torch.cat([predict(network, batch) for batch in batches])

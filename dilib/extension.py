@@ -30,7 +30,8 @@ class ExtensionSettings:
     """How a network learns new classes: SGD whose rate falls to a fifth at each of `decay_at`, gradients clipped.
 
     A step takes `batch_size` old (synthesised) and as many new (real) images, of which there are `images_per_class`
-    and as many as the data set has. `clip` is the largest norm of a gradient.
+    and as many as the data set has. `clip` is the largest norm of a gradient. Only the modules `trained` learn, or all
+    where none is named.
     """
 
     updates: int = 5000
@@ -43,6 +44,7 @@ class ExtensionSettings:
     clip: float = 0.1
     shift: int = 2
     flip: bool = True
+    trained: tuple[str, ...] = ()
 
     def lr_at(self, update: int) -> float:
         """The learning rate of an update, counted from 0."""
@@ -50,23 +52,39 @@ class ExtensionSettings:
 
 
 def extend(network: nn.Module, new: int, seed: int) -> nn.Module:
-    """A copy whose last linear layer has `new` further outputs with random weights.
+    """A copy whose last linear layer has `new` further outputs with random weights and the old ones' mean bias.
 
     Raises ValueError for a network without BatchNorm or without a last linear layer.
     """
     batchnorm_layers(network)
-    extended = copy.deepcopy(network)
-    names = [name for name, module in extended.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
-        raise ValueError(f"{type(network).__name__} has no linear layer to extend; give a classifier that ends in one")
-    old = extended.get_submodule(names[-1])
+    extended = copy.deepcopy(network).requires_grad_(True)
+    name = _last_linear(extended)
+    old = extended.get_submodule(name)
     torch.manual_seed(seed)
     wide = nn.Linear(old.in_features, old.out_features + new).to(old.weight.device)
     with torch.no_grad():
         wide.weight[: old.out_features] = old.weight
         wide.bias[: old.out_features] = old.bias
-    extended.set_submodule(names[-1], wide)
+        wide.bias[old.out_features :] = old.bias.mean()
+    extended.set_submodule(name, wide)
     return extended
+
+
+def _last_linear(network: nn.Module) -> str:
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise ValueError(f"{type(network).__name__} has no linear layer to extend; give a classifier that ends in one")
+    return names[-1]
+
+
+@torch.no_grad()
+def shift_to_binary(network: nn.Module, logits: Tensor) -> None:
+    """Shift the last bias, in place, by the mean log-sum-exp of some logits (N, K) of the network.
+
+    What it answers stays the same, and the sigmoid of an output comes near to its softmax, from where binary
+    cross-entropy has less to mend: with a thousand classes its gradients wreck the network otherwise.
+    """
+    network.get_submodule(_last_linear(network)).bias -= logits.logsumexp(1).mean()
 
 
 def dreams_term(old_logits: Tensor, logits: Tensor) -> Tensor:
@@ -115,7 +133,7 @@ def learn_new_classes(
     """
     device = next(old.parameters()).device
     frozen = frozen_copy(old, compute_dtype(device))
-    moving = _freeze_batchnorm(extended)
+    moving = _freeze_all_but(extended, settings.trained)
     optimizer = sgd(extended, settings.lr, settings.momentum, settings.weight_decay)
     random = torch.Generator().manual_seed(seed)
     for update in range(settings.updates):
@@ -150,9 +168,11 @@ def _loss(frozen, extended, remembered: tuple[Tensor, Tensor] | None, arriving: 
     return loss if method == "oracle_distill" else loss + memory_term(old_of_new, of_new)
 
 
-def _freeze_batchnorm(network: nn.Module) -> list[nn.Parameter]:
-    """Put all but BatchNorm in training mode; the parameters that train."""
-    network.train()
+def _freeze_all_but(network: nn.Module, trained: tuple[str, ...]) -> list[nn.Parameter]:
+    """Put all but BatchNorm in training mode; the parameters that train: of these modules, less BatchNorm's."""
+    network.train().requires_grad_(not trained)
+    for name in trained:
+        network.get_submodule(name).requires_grad_(True)
     for layer in network.modules():
         if isinstance(layer, _BatchNorm):
             layer.eval().requires_grad_(False)

@@ -76,9 +76,10 @@ class Scratch:
 class Continual:
     """Sec. 4.5: the networks (of Table 7, and of Table 11) that data sets are added to, and how.
 
-    Images have `size` pixels a side; dreamt ones are made `batch_size` at a time by `schedule`. `binary` fine-tunes for
-    LwF.MC. An added data set plays the paper's "first" (CUB) or "second" (Flowers). For the paper's limitation the base
-    data set is split: `old` classes, and others that resemble them.
+    Images have `size` pixels a side; dreamt ones are made `batch_size` at a time by `schedule`, with `objective` or, if
+    that is None, the network's usual one. `binary` fine-tunes for LwF.MC. An added data set plays the paper's "first"
+    (CUB) or "second" (Flowers). For the paper's limitation the base data set is split: `old` classes, and others that
+    resemble them.
     """
 
     networks: tuple[str, ...]
@@ -86,6 +87,7 @@ class Continual:
     schedule: Schedule
     extension: ExtensionSettings
     binary: TrainingSettings
+    objective: Objective | None = None
     old: tuple[int, ...] = ()
     roles: tuple[str, ...] = ("first", "second")
     size: int = 32
@@ -183,9 +185,12 @@ LITE_CONTINUAL = Continual(
     roles=("second",),
     size=160,
     batch_size=20,
-    schedule=Schedule(stages=((80, 80), (160, 30)), lr=0.2, decay="cosine", jitter=20, clip=True),
-    extension=ExtensionSettings(updates=240, batch_size=32, images_per_class=1, lr=0.4, shift=8),
-    binary=TrainingSettings(epochs=2, batch_size=50, lr=0.02, shift=8),
+    schedule=Schedule(stages=((80, 120), (160, 40)), lr=0.2, decay="cosine", jitter=20, clip=True),
+    extension=ExtensionSettings(
+        updates=300, batch_size=32, images_per_class=1, lr=3.0, shift=8, trained=("_conv_head", "_fc")
+    ),
+    binary=TrainingSettings(epochs=2, batch_size=50, lr=0.002, shift=8),
+    objective=Objective(alpha_tv=0.1, alpha_l2=0.0, alpha_f=3e-3, alpha_c=0.0),
     methods=("lwf_mc", "deepinversion", "oracle_distill"),
 )
 PAPER_CONTINUAL = Continual(
