@@ -101,7 +101,7 @@ def load(name: str, folder: Path | str = "artifacts/data", size: int | None = No
     if name == "digits":
         train, test, classes = _digits()
     elif name.startswith("photographs"):
-        train, test, classes = _photographs(size, "L" if name.endswith("grey") else "RGB")
+        train, test, classes = _photographs(size, "L" if name.endswith("grey") else "RGB", folder / "decoded")
     elif name == "fashion_mnist":
         train, test, classes = _fashion_mnist(folder)
     elif name in CIFAR:
@@ -167,25 +167,30 @@ def _digits() -> tuple[Split, Split, list[str]]:
     return Split(pixels[train], labels[train]), Split(pixels[test], labels[test]), [str(i) for i in range(10)]
 
 
-def _photographs(size: int, mode: str, counts: tuple[int, int] = (10_000, 1_000)) -> tuple[Split, Split, list[str]]:
+def _photographs(size: int, mode: str, cache: Path) -> tuple[Split, Split, list[str]]:
     """Square crops at random of scikit-learn's two photographs, tests from their right-hand quarter."""
     from sklearn.datasets import load_sample_images
 
-    bunch, random = load_sample_images(), np.random.default_rng(0)
+    bunch = load_sample_images()
     pictures = [Image.fromarray(picture).convert(mode) for picture in bunch.images]
 
-    def split(count: int, left: float, right: float) -> Split:
-        pixels = np.empty((count, len(pictures[0].getbands()), size, size), np.uint8)
+    def crops(seed: int, count: int, left: float, right: float) -> Iterator[np.ndarray]:
+        random = np.random.default_rng(seed)
         for index in range(count):
             picture = pictures[index % len(pictures)]
             side = int(random.uniform(0.05, 0.25) * picture.width)
             x = int(random.uniform(left * picture.width, right * picture.width - side))
             y = int(random.uniform(0, picture.height - side))
             crop = picture.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
-            pixels[index] = np.atleast_3d(crop).transpose(2, 0, 1)
-        return Split(torch.from_numpy(pixels), torch.arange(count) % len(pictures))
+            yield np.atleast_3d(crop).transpose(2, 0, 1)[None]
 
-    return split(counts[0], 0.0, 0.75), split(counts[1], 0.75, 1.0), [Path(name).stem for name in bunch.filenames]
+    def split(seed: int, *how) -> Split:
+        count, channels = how[0], len(pictures[0].getbands())
+        target = cache / f"photographs-{digest([seed, *how, size, mode])}.npy"
+        pixels = mapped(target, (count, channels, size, size), lambda: crops(seed, *how))
+        return Split(pixels, torch.arange(count) % len(pictures))
+
+    return split(0, 10_000, 0.0, 0.75), split(1, 1_000, 0.75, 1.0), [Path(name).stem for name in bunch.filenames]
 
 
 def _fashion_mnist(folder: Path) -> tuple[Split, Split, list[str]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dilib import transfer
+from dilib import teachers, transfer
 from dilib.benchmark import textbook
 from dilib.distillation import distill
 from dilib.evaluation import accuracy
@@ -93,7 +93,7 @@ def step_cell(study: Study, step: str, seed: int) -> dict:
 
 def _step_key(study: Study, step: str, seed: int) -> tuple[str, dict, int]:
     settings = {
-        "teacher": transfer.teacher_settings(study, TEACHER),
+        "teacher": teachers.teacher_settings(study, TEACHER),
         "step": step,
         "objective": transfer.objective_of(study, TEACHER, "deepinversion"),
         "schedule": _from_noise(study),
@@ -104,7 +104,7 @@ def _step_key(study: Study, step: str, seed: int) -> tuple[str, dict, int]:
 
 
 def _step_metrics(study: Study, step: str, seed: int) -> dict:
-    teacher, student = transfer.load_teacher(study, TEACHER), transfer.fresh_network(study, STUDENT, seed + 1)
+    teacher, student = teachers.load_teacher(study, TEACHER), teachers.fresh_network(study, STUDENT, seed + 1)
     distillation = study.scale.frontier.student
     batches, started = [], time.perf_counter()
     with bar(distillation.rounds, f"images by the step: {step}, seed {seed}") as progress:

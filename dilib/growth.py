@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 import torchvision
 
-from dilib import benchmark, transfer
+from dilib import benchmark, teachers, transfer
 from dilib.evaluation import accuracy
 from dilib.inversion import balanced_labels, invert
 from dilib.progress import bar
@@ -62,8 +62,8 @@ def resolution_cell(study: Study, stages: tuple[tuple[int, int], ...], seed: int
     """
     schedule = replace(study.scale.schedule[TEACHER], stages=stages)
     settings = {
-        "teacher": transfer.teacher_settings(study, TEACHER),
-        "judge": transfer.teacher_settings(study, JUDGE),
+        "teacher": teachers.teacher_settings(study, TEACHER),
+        "judge": teachers.teacher_settings(study, JUDGE),
         "objective": transfer.objective_of(study, TEACHER, "deepinversion"),
         "schedule": schedule,
         "batch_size": study.scale.batch_size,
@@ -73,7 +73,7 @@ def resolution_cell(study: Study, stages: tuple[tuple[int, int], ...], seed: int
 
 
 def _resolution_metrics(study: Study, settings: dict, seed: int) -> dict:
-    teacher, judge = (transfer.load_teacher(study, name) for name in (TEACHER, JUDGE))
+    teacher, judge = (teachers.load_teacher(study, name) for name in (TEACHER, JUDGE))
     classes = study.data.classes
     labels = balanced_labels(settings["batch_size"], len(classes), seed).to(study.device)
     started = time.perf_counter()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dilib import classifiers, transfer
+from dilib import classifiers, teachers, transfer
 from dilib.classifiers import CLASSES, Classifier
 from dilib.inversion import Objective, Schedule
 from dilib.recipe import Recipe
@@ -47,14 +47,14 @@ def subject(study: Study, name: str) -> Subject:
 def of_study(study: Study, name: str) -> Subject:
     """One of the study's own networks, trained on first use."""
     return Subject(
-        settings=plain(transfer.teacher_settings(study, name)),
+        settings=plain(teachers.teacher_settings(study, name)),
         objective=transfer.objective_of(study, name, "deepinversion"),
         schedules=(study.scale.sources.schedule,),
         first_layer=1.0,
         batch_size=study.scale.batch_size,
-        load=lambda: Classifier(name, transfer.load_teacher(study, name), study.data.preprocessing),
+        load=lambda: Classifier(name, teachers.load_teacher(study, name), study.data.preprocessing),
         classes=lambda: len(study.data.classes),
-        fresh=lambda seed: transfer.fresh_network(study, name, seed),
+        fresh=lambda seed: teachers.fresh_network(study, name, seed),
     )
 
 

@@ -1,14 +1,13 @@
-"""Sec. 4.1 as cells: teachers, and students taught by each method (Tables 1 and 8, Figs. 3 and 4)."""
+"""Sec. 4.1 as cells: students taught by each method (Table 1, Figs. 3 and 4)."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from dilib import models
-from dilib.artifacts import digest, fingerprint, load_tensors, save_tensors
+from dilib.artifacts import digest, fingerprint
 from dilib.distillation import distill
 from dilib.evaluation import accuracy
 from dilib.generator import distill_with_generator
@@ -18,7 +17,7 @@ from dilib.progress import bar
 from dilib.recipe import BATCH_SEEDS
 from dilib.statistics import FeatureStatistics
 from dilib.study import TILES, Study, plain
-from dilib.training import train
+from dilib.teachers import fresh_network, load_teacher, teacher_settings, train_sample
 from dilib.workers import cells_side_by_side
 
 METHODS = {  # in the paper's words
@@ -33,91 +32,6 @@ BATCHNORM = "batchnorm"
 
 def pair_name(teacher: str, student: str) -> str:
     return f"{models.NAMES[teacher]} to {models.NAMES[student]}"
-
-
-def teacher_cells(study: Study, names: Sequence[str]) -> dict[str, dict]:
-    """The cells of several teachers, trained side by side."""
-    found = cells_side_by_side(teacher_cell, _teacher_key, study, [(name,) for name in names])
-    return dict(zip(names, found, strict=True))
-
-
-def teacher_cell(study: Study, name: str) -> dict:
-    """The teacher's test top-1, from training it where it is not trained yet."""
-    name_of_cell, settings, seed = _teacher_key(study, name)
-    return study.cell(name_of_cell, settings, lambda: _teacher_metrics(study, name), seed)
-
-
-def _teacher_key(study: Study, name: str) -> tuple[str, dict, int]:
-    return f"teacher--{name}", teacher_settings(study, name), 0
-
-
-def load_teacher(study: Study, name: str) -> nn.Module:
-    """The trained teacher, in evaluation mode; trained first if its weights are missing, damaged or another's."""
-    network, path, card = (
-        fresh_network(study, name, seed=0),
-        _teacher_path(study, name),
-        plain(teacher_settings(study, name)),
-    )
-    with study.lock(f"teacher-{name}"):
-        if load_tensors(path, card) is None:
-            _train_teacher(study, name, network)
-            save_tensors(path, network.state_dict(), card)
-    network.load_state_dict(load_tensors(path, card)[0])
-    return network.to(study.device).eval()
-
-
-def _teacher_path(study: Study, name: str) -> Path:
-    return study.artifacts / "teachers" / f"{name}.safetensors"
-
-
-def teacher_settings(study: Study, name: str) -> dict:
-    """Everything that a teacher's weights depend on."""
-    return {
-        "dataset": study.place.name,
-        "network": name,
-        "width": study.scale.widths[name],
-        "training": asdict(study.scale.training[name]),
-        "seed": 0,
-    }
-
-
-def _teacher_metrics(study: Study, name: str) -> dict:
-    network = load_teacher(study, name)
-    return {
-        "top1": accuracy(network, *study.test),
-        "train_top1": accuracy(network, *_train_sample(study, 10_000)),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }
-
-
-def _train_teacher(study: Study, name: str, network: nn.Module) -> None:
-    settings, split = study.scale.training[name], study.data.train
-    checkpoint = _teacher_path(study, name).with_suffix(".checkpoint.safetensors")
-    images = study.data.preprocessing.normalise(split.pixels).to(study.device)
-    with bar(settings.epochs, f"training {models.NAMES[name]}") as progress:
-        train(
-            network,
-            images,
-            split.labels.to(study.device),
-            settings,
-            checkpoint=checkpoint,
-            card=plain(teacher_settings(study, name)),
-            on_epoch=lambda epoch, _: progress.update(epoch - progress.n),
-        )
-
-
-def _train_sample(study: Study, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    split = study.data.train
-    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed))[:count]
-    images = study.data.preprocessing.normalise(split.pixels[order])
-    return images.to(study.device), split.labels[order].to(study.device)
-
-
-def fresh_network(study: Study, name: str, seed: int) -> nn.Module:
-    """The network with random weights, as wide as the scale has it and made for the study's data."""
-    torch.manual_seed(seed)
-    channels = study.data.preprocessing.channels
-    return models.create(name, len(study.data.classes), channels, study.scale.widths[name]).to(study.device)
 
 
 def objective_of(study: Study, teacher: str, method: str) -> Objective:
@@ -278,7 +192,7 @@ class _ImageSource:
         self.own = (objective_of(study, teacher, method), self._pool(settings)) if method == "adaptive" else None
         self.statistics = None
         if statistics != BATCHNORM:
-            images, _ = _train_sample(study, statistics, seed)
+            images, _ = train_sample(study, statistics, seed)
             self.statistics = FeatureStatistics.from_images(self.teacher, images)
 
     def __call__(self, index: int, student: nn.Module) -> tuple[Tensor, Tensor]:

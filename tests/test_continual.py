@@ -9,7 +9,17 @@ from torch import nn
 from dilib import continual, data
 from dilib.continual import Known
 from dilib.data import Split
-from dilib.extension import ExtensionSettings, dreams_term, extend, learn_new_classes, lwf_mc_loss, memory_term
+from dilib.extension import (
+    ExtensionSettings,
+    dreams_term,
+    extend,
+    learn_new_classes,
+    lwf_mc_loss,
+    memory_term,
+    shift_to_binary,
+)
+from dilib.models import Preprocessing
+from dilib.statistics import FeatureStatistics
 from dilib.study import Study
 from dilib.training import TrainingSettings, train
 
@@ -51,8 +61,18 @@ def test_an_extended_network_keeps_what_it_says_of_old_classes(teacher):
     torch.testing.assert_close(extended(images)[:, :4], teacher(images))
     assert teacher(images).shape == (8, 4)
     assert torch.equal(teacher.state_dict()["2.weight"], before)
+    assert torch.equal(extended[-1].bias[4:], teacher[-1].bias.mean().expand(3))
     with pytest.raises(ValueError, match="no BatchNorm layer"):
         extend(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 1, seed=0)
+
+
+def test_a_shift_towards_binary_changes_no_answer(teacher):
+    images = torch.randn(8, 3, 32, 32)
+    before = teacher(images).detach()
+    shift_to_binary(teacher, before)
+    after = teacher(images).detach()
+    torch.testing.assert_close(after.softmax(1), before.softmax(1))
+    assert after.logsumexp(1).mean().item() == pytest.approx(0, abs=1e-6)
 
 
 def test_learning_rate_falls_to_a_fifth_four_times():
@@ -94,7 +114,8 @@ def test_memories_keep_old_classes_and_new_ones_are_learnt(half_digits, five_dig
     statistics = [value.clone() for name, value in extended.state_dict().items() if "running" in name]
     arriving = Split(new.train.pixels, new.train.labels + 5)
     learn_new_classes(five_digits, extended, old.train, arriving, old.preprocessing, settings, "oracle_distill")
-    known = Known(extended, old.preprocessing, old.classes + new.classes, (0, 5))
+    seen = FeatureStatistics.from_batchnorm(extended)
+    known = Known(extended, old.preprocessing, old.classes + new.classes, (0, 5), seen)
     assert continual._top1(known, old.test, 0) > 80
     assert continual._top1(known, new.test, 5) > 80
     frozen = [value for name, value in extended.state_dict().items() if "running" in name]
@@ -102,6 +123,47 @@ def test_memories_keep_old_classes_and_new_ones_are_learnt(half_digits, five_dig
     taken_for = continual._guessed(known, [old.test, new.test])
     assert taken_for.sum(1).tolist() == pytest.approx([100, 100])
     assert taken_for.diagonal().min() > 80
+
+
+def test_only_the_modules_named_learn(half_digits, five_digits):
+    old, new = half_digits
+    extended = extend(five_digits, 5, seed=0)
+    before = {name: value.clone() for name, value in extended.state_dict().items()}
+    last = [name for name, module in extended.named_modules() if isinstance(module, nn.Linear)][-1]
+    settings = ExtensionSettings(updates=2, batch_size=20, shift=1, trained=(last,))
+    arriving = Split(new.train.pixels, new.train.labels + 5)
+    learn_new_classes(five_digits, extended, old.train, arriving, old.preprocessing, settings, "oracle_distill")
+    changed = {name for name, value in extended.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {f"{last}.weight", f"{last}.bias"}
+
+
+def test_dreams_of_added_classes_aim_at_statistics_of_what_was_added(tmp_path, monkeypatch, half_digits):
+    """After an addition, the next dreams' statistics are the mixture of BatchNorm's and the added images' own."""
+    study = Study("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
+    _, new = half_digits
+    added = replace(new, classes=tuple("ABCDE"))
+    monkeypatch.setattr(continual, "_data_sets", lambda study, names: [study.data, *(added for _ in names)])
+    monkeypatch.setattr(continual, "learn_new_classes", lambda *arguments, **_: None)
+    known, _ = continual._after(study, "vgg11_bn", ("digits",), "oracle_distill", 0)
+    stored = FeatureStatistics.from_batchnorm(known.network)
+    seen = FeatureStatistics.from_images(known.network, known.preprocessing.normalise(added.train.pixels))
+    torch.testing.assert_close(known.statistics.means[3], (2 * stored.means[3] + seen.means[3]) / 3)
+    recipe = continual._recipe(study, "vgg11_bn", known, "deepinversion", 0)
+    assert recipe.card != replace(recipe, statistics=None).card
+    assert sorted(recipe.classes) == list(range(15))
+
+
+def test_half_of_a_lone_validation_split_stands_in_for_training_images(tmp_path, monkeypatch):
+    pixels = torch.arange(2000, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    nothing = Split(torch.zeros(0, 3, 4, 4, dtype=torch.uint8), torch.zeros(0, dtype=torch.long))
+    test = Split(pixels, torch.arange(2000) // 2)
+    preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, 4)
+    whole = data.Data("imagenet", "ImageNet", nothing, test, tuple(map(str, range(1000))), preprocessing)
+    monkeypatch.setattr(continual, "_loaded", lambda *_: whole)
+    study = Study("smoke", "imagenet", tmp_path / "results", tmp_path / "artifacts")
+    (base,) = continual._data_sets(study, ())
+    assert base.train.labels.tolist() == base.test.labels.tolist() == list(range(1000))
+    assert not (base.train.pixels == base.test.pixels).any()
 
 
 def test_a_chain_reuses_its_first_link(tmp_path, monkeypatch, half_digits):
@@ -115,8 +177,8 @@ def test_a_chain_reuses_its_first_link(tmp_path, monkeypatch, half_digits):
     monkeypatch.setattr(
         continual, "learn_new_classes", lambda *arguments, **_: learnt.append(arguments[3].labels.min())
     )
-    first = continual.cell(study, ("A",), "oracle_distill", 0)
-    both = continual.cell(study, ("A", "B"), "oracle_distill", 0)
+    first = continual.cell(study, "vgg11_bn", ("A",), "oracle_distill", 0)
+    both = continual.cell(study, "vgg11_bn", ("A", "B"), "oracle_distill", 0)
     assert [label.item() for label in learnt] == [10, 15]
     assert len(first["metrics"]["classes"]) == 15
     assert both["metrics"]["classes"] == [*"0123456789", *"ABCDE", *"FGHIJ"]

@@ -42,7 +42,7 @@ def test_every_notebook_runs_and_leaves_no_debris(run):
 
 def test_tables_are_complete(run):
     _, results = run
-    for table, entries in (("table1", 18), ("table6", 6), ("table7", 15), ("table8", 10)):
+    for table, entries in (("table1", 18), ("table6", 6), ("table7", 15), ("table8", 10), ("table11", 12)):
         tidy = pd.read_csv(results / f"{table}.csv")
         assert len(tidy) == entries
         assert list(tidy)[:7] == ["table", "row", "column", "metric", "ours", "ours_std", "seeds"]

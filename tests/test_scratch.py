@@ -84,8 +84,8 @@ def test_a_proxy_gets_the_channels_of_the_study():
     assert sources.like(grey, 1) is grey
 
 
-def test_photographs_are_crops_of_two(digits):
-    photographs = data.load("photographs")
+def test_photographs_are_crops_of_two(tmp_path, digits):
+    photographs = data.load("photographs", tmp_path)
     assert photographs.train.pixels.shape == (10_000, 3, 32, 32)
     assert photographs.classes == ("china", "flower")
     assert len(photographs.train.pixels[:100].unique(dim=0)) == 100

@@ -82,3 +82,12 @@ def test_stored_statistics_are_the_running_ones_and_observing_changes_nothing(te
 def test_a_network_without_batchnorm_is_refused_by_name():
     with pytest.raises(ValueError, match=r"^Sequential has no BatchNorm layer .*DeepInversion needs"):
         FeatureStatistics.from_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+def test_joined_statistics_are_those_of_all_images(teacher):
+    images = torch.randn(40, 3, 32, 32) + torch.linspace(0, 2, 40).view(-1, 1, 1, 1)
+    first, second = (FeatureStatistics.from_images(teacher, part) for part in images.split([30, 10]))
+    whole, joined = FeatureStatistics.from_images(teacher, images), first.joined(second, share=0.25)
+    for ours, theirs in zip((*joined.means, *joined.variances), (*whole.means, *whole.variances), strict=True):
+        assert error(ours, theirs) < 1e-5
+    torch.testing.assert_close(first.like(joined.tensors()), joined)
