@@ -1,0 +1,197 @@
+"""How long a network takes, from a table of its operators' times: look-up instead of measurement. Sec. 4.3, Eqs. 13–15.
+
+A machine's speed changes from minute to minute, so whatever is timed takes turns with one reference operator, and its
+time is a multiple of the reference's.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dilib.artifacts import write_atomically
+from dilib.progress import bar
+from dilib.pruning import Coupled
+from dilib.study import provenance
+
+REFERENCE = (64, 64, 32)  # input channels, output channels and resolution of the reference convolution
+TURNS = 15
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What of an operator pruning does not change: the starred part of the look-up key. Eq. 15."""
+
+    kernel: int
+    stride: int
+    padding: int
+    depthwise: bool
+    size: int
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One convolution with BatchNorm and ReLU, and the sets of coupled filters (None: the image) it reads and makes."""
+
+    kind: Kind
+    inputs: Coupled | None
+    outputs: Coupled
+    channels: int  # of the image, where it reads that
+
+
+class Clock:
+    """Times anything in multiples of one reference operator, and gives milliseconds at that operator's median speed."""
+
+    def __init__(self, batch: int, device: torch.device, turns: int = TURNS):
+        self.batch, self.device, self.turns = batch, device, turns
+        self.reference = self._convolution(Kind(3, 1, 1, False, REFERENCE[2]), *REFERENCE[:2])
+        self.unit = statistics.median(self._once(self.reference) for _ in range(5 * turns))
+
+    @torch.inference_mode()
+    def milliseconds(self, work: Callable[[], object]) -> float:
+        """Median, over turns, of its time beside the reference's."""
+        self._once(work)
+        ratios = [self._once(work) / self._once(self.reference) for _ in range(self.turns)]
+        return 1000 * self.unit * statistics.median(ratios)
+
+    def network(self, network: nn.Module, size: int, channels: int) -> float:
+        """Milliseconds of a forward pass of one batch."""
+        frozen = network.eval().to(self.device, memory_format=torch.channels_last)
+        images = self._images(channels, size)
+        return self.milliseconds(lambda: frozen(images))
+
+    def operator(self, kind: Kind, inputs: int, outputs: int) -> float:
+        """Milliseconds of a convolution of this kind, its BatchNorm and its ReLU on one batch."""
+        return self.milliseconds(self._convolution(kind, inputs, outputs))
+
+    def _convolution(self, kind: Kind, inputs: int, outputs: int) -> Callable[[], Tensor]:
+        groups = inputs if kind.depthwise else 1
+        convolution = nn.Conv2d(inputs, outputs, kind.kernel, kind.stride, kind.padding, groups=groups, bias=False)
+        layers = nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)).eval()
+        layers = layers.to(self.device, memory_format=torch.channels_last)
+        images = self._images(inputs, kind.size)
+        return lambda: layers(images)
+
+    def _images(self, channels: int, size: int) -> Tensor:
+        images = torch.randn(self.batch, channels, size, size, device=self.device)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def _once(self, work: Callable[[], object]) -> float:
+        self._wait()
+        started = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - started
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+@torch.no_grad()
+def operators(network: nn.Module, groups: Sequence[Coupled], images: Tensor) -> list[Operator]:
+    """Every convolution that pruning can reach, with the sets it reads and makes, from a pass of images (N, C, H, W).
+
+    Raises ValueError for a convolution that no table entry describes: grouped, dilated, or not square.
+    """
+    makes = {name: group for group in groups for name in group.convolutions}
+    reads = {name: group for group in groups for name in group.fed}
+    sizes: dict[str, int] = {}
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda layer, inputs, name=name: sizes.update({name: inputs[0].shape[-1]})
+        )
+        for name in makes
+    ]
+    network.eval()(images[:1])
+    for handle in handles:
+        handle.remove()
+    found = []
+    for name, group in makes.items():
+        layer = network.get_submodule(name)
+        depthwise = layer.groups > 1
+        if layer.groups not in (1, layer.in_channels) or layer.dilation != (1, 1) or len(set(layer.kernel_size)) > 1:
+            raise ValueError(f"no look-up entry can stand for {name} ({layer}); leave it out of pruning")
+        padding = layer.padding[0] if isinstance(layer.padding, tuple) else layer.kernel_size[0] // 2
+        kind = Kind(layer.kernel_size[0], layer.stride[0], padding, depthwise, sizes[name])
+        found.append(Operator(kind, group if depthwise else reads.get(name), group, layer.in_channels))
+    return found
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """Milliseconds of operators by kind, on a grid of input and output channels, for batches of `batch` images."""
+
+    batch: int
+    grids: Mapping[Kind, tuple[tuple[int, ...], tuple[int, ...], np.ndarray]]
+
+    def milliseconds(self, operators: Sequence[Operator], counts: Mapping[Coupled, int]) -> float:
+        """LAT(W): the sum over a network's operators, with so many filters in each set. Eq. 14."""
+        return sum(
+            self.operator(each.kind, counts[each.inputs] if each.inputs else each.channels, counts[each.outputs])
+            for each in operators
+        )
+
+    def operator(self, kind: Kind, inputs: int, outputs: int) -> float:
+        """LAT(o_l), interpolated between the measured shapes; a depthwise kind has one row, for any inputs."""
+        rows, columns, values = self.grids[kind]
+        along_outputs = [np.interp(outputs, columns, row) for row in values]
+        return float(np.interp(inputs, rows, along_outputs))
+
+
+def measure(operators: Sequence[Operator], clock: Clock, steps: int) -> LookupTable:
+    """Time every kind of operator at no more than `steps` numbers of input and of output channels, up to the most."""
+    most: dict[Kind, tuple[int, int]] = {}
+    for each in operators:
+        inputs = each.inputs.channels if each.inputs else each.channels
+        before = most.get(each.kind, (0, 0))
+        most[each.kind] = max(before[0], inputs), max(before[1], each.outputs.channels)
+    shapes = {kind: _grid(kind, *channels, steps, operators) for kind, channels in most.items()}
+    grids = {}
+    with bar(sum(len(rows) * len(columns) for rows, columns in shapes.values()), "timing operators") as progress:
+        for kind, (rows, columns) in shapes.items():
+            values = np.empty((len(rows), len(columns)))
+            for i, inputs in enumerate(rows):
+                for j, outputs in enumerate(columns):
+                    values[i, j] = clock.operator(kind, outputs if kind.depthwise else inputs, outputs)
+                    progress.update()
+            grids[kind] = rows, columns, values
+    return LookupTable(clock.batch, grids)
+
+
+def _grid(kind: Kind, inputs: int, outputs: int, steps: int, operators) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    from_image = all(each.inputs is None for each in operators if each.kind == kind)
+    rows = (inputs,) if kind.depthwise or from_image else _steps(inputs, steps)
+    return rows, _steps(outputs, steps)
+
+
+def _steps(most: int, steps: int) -> tuple[int, ...]:
+    """At most `steps` numbers from 1 to `most`, evenly spread."""
+    return tuple(sorted({max(1, round(most * step / (steps - 1))) for step in range(steps)}))
+
+
+def save(path: Path, table: LookupTable, device: torch.device) -> None:
+    """Write a table as JSON, with the device it was measured on."""
+    grids = [
+        {"kind": asdict(kind), "inputs": rows, "outputs": columns, "milliseconds": values.round(4).tolist()}
+        for kind, (rows, columns, values) in table.grids.items()
+    ]
+    content = {**provenance(device), "batch": table.batch, "grids": grids}
+    write_atomically(path, (json.dumps(content) + "\n").encode())
+
+
+def load(path: Path) -> LookupTable:
+    """Read what `save` wrote."""
+    content = json.loads(path.read_text())
+    grids = {
+        Kind(**grid["kind"]): (tuple(grid["inputs"]), tuple(grid["outputs"]), np.array(grid["milliseconds"]))
+        for grid in content["grids"]
+    }
+    return LookupTable(content["batch"], grids)

@@ -1,0 +1,262 @@
+"""Removing filters from a trained network: ranked at gates, over all layers at once, then cut out for real. Sec. 4.3.
+
+The ranking needs images but no labels: its loss is the distance to what the whole network says of them.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import torch_pruning
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dilib import losses
+from dilib.inversion import compute_dtype
+from dilib.statistics import frozen_copy
+
+LOSSES = ("kl", "ce")
+TARGETS = ("filters", "flops", "latency")
+
+
+@dataclass(frozen=True)
+class PruningSettings:
+    """`filters` are removed at a time, in groups of `group` of one layer, each time after `batches` mini-batches.
+
+    `eta` is the weight of the milliseconds that a group saves (Eq. 10); 0 for plain Taylor ranking. `loss` is "kl", to
+    the whole network's softmax without labels, or "ce" with them (Table 10).
+    """
+
+    filters: int = 32
+    group: int = 16
+    batches: int = 30
+    batch_size: int = 256
+    eta: float = 0.0
+    loss: str = "kl"
+
+    def __post_init__(self):
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss {self.loss!r} is unknown; choose from {', '.join(LOSSES)}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where pruning stops: a share of the "filters" or "flops" that is gone, in (0, 1), or a "latency" in ms."""
+
+    kind: str
+    value: float
+
+    def __post_init__(self):
+        if self.kind not in TARGETS:
+            raise ValueError(f"target {self.kind!r} is unknown; choose from {', '.join(TARGETS)}")
+        if self.kind != "latency" and not 0 < self.value < 1:
+            raise ValueError(f"a share of {self.value} {self.kind} can't be removed; choose one between 0 and 1")
+        if self.value <= 0:
+            raise ValueError(f"a latency of {self.value} ms can't be reached; choose one above 0")
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Filters that can only go together, as through a shortcut: number i of each of these layers.
+
+    `fed` are the convolutions that read them.
+    """
+
+    convolutions: tuple[str, ...]
+    norms: tuple[str, ...]
+    fed: tuple[str, ...]
+    channels: int
+
+    @property
+    def filters(self) -> int:
+        """How many filters there are in all."""
+        return len(self.convolutions) * self.channels
+
+
+Kept = dict[Coupled, Tensor]  # for each set of coupled filters, which stay: bool (channels,)
+
+
+def coupled(network: nn.Module, images: Tensor) -> list[Coupled]:
+    """All sets of coupled filters, found by tracing the network on images (N, C, H, W).
+
+    Raises ValueError for filters without BatchNorm, which have no gate.
+    """
+    traced = copy.deepcopy(network).requires_grad_(True)
+    names = {module: name for name, module in traced.named_modules()}
+    graph = torch_pruning.DependencyGraph().build_dependency(traced, images[:1])
+    found = []
+    for group in graph.get_all_groups(root_module_types=[nn.Conv2d]):
+        outputs = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
+        inputs = [dep.target.module for dep, _ in group if not graph.is_out_channel_pruning_fn(dep.handler)]
+        convolutions = sorted(names[module] for module in outputs if isinstance(module, nn.Conv2d))
+        norms = sorted(names[module] for module in outputs if isinstance(module, _BatchNorm))
+        if not norms:
+            raise ValueError(f"the filters of {convolutions[0]} have no BatchNorm to put a gate at; give them one")
+        fed = sorted(names[module] for module in inputs if isinstance(module, nn.Conv2d))
+        channels = traced.get_submodule(norms[0]).num_features
+        found.append(Coupled(tuple(convolutions), tuple(norms), tuple(fed), channels))
+    return sorted(found, key=lambda group: group.convolutions)
+
+
+def removed(network: nn.Module, kept: Kept, images: Tensor) -> nn.Module:
+    """A copy without the filters that are not `kept`; on any image it says what the gated network says."""
+    smaller = copy.deepcopy(network).requires_grad_(True)
+    graph = torch_pruning.DependencyGraph().build_dependency(smaller, images[:1])
+    for group, stays in kept.items():
+        gone = (~stays).nonzero().flatten().tolist()
+        if gone:
+            whole = next(name for name in group.convolutions if smaller.get_submodule(name).groups == 1)
+            root = smaller.get_submodule(whole)
+            graph.get_pruning_group(root, torch_pruning.prune_conv_out_channels, gone).prune()
+    return smaller
+
+
+class Gates:
+    """A frozen copy of a network whose every BatchNorm channel is multiplied by a gate: 1, or 0 once it is removed."""
+
+    def __init__(self, network: nn.Module, groups: list[Coupled], dtype: torch.dtype | None = None):
+        device = next(network.parameters()).device
+        self.dtype = dtype or compute_dtype(device)
+        self.network = frozen_copy(network, self.dtype)
+        self.kept: Kept = {group: torch.ones(group.channels, dtype=torch.bool) for group in groups}
+        self.gates = {
+            name: torch.ones(group.channels, device=device, dtype=torch.promote_types(self.dtype, torch.float32))
+            for group in groups
+            for name in group.norms
+        }
+        for name, gate in self.gates.items():
+            gate.requires_grad_(True)
+            self.network.get_submodule(name).register_forward_hook(_multiplied_by(gate))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of normalised images (N, C, H, W)."""
+        logits = self.network(images.to(self.dtype, memory_format=torch.channels_last))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def importance(self, loss: Tensor) -> dict[Coupled, Tensor]:
+        """I_S,err of each filter (channels,): Σ over its gates of (gradient · gate)². Eq. 12."""
+        gradients = dict(zip(self.gates, torch.autograd.grad(loss, list(self.gates.values())), strict=True))
+        return {
+            group: sum((gradients[name] * self.gates[name].detach()) ** 2 for name in group.norms).cpu()
+            for group in self.kept
+        }
+
+    def remove(self, group: Coupled, members: Tensor) -> None:
+        """Close the gates of these filters of a set."""
+        self.kept[group][members] = False
+        with torch.no_grad():
+            for name in group.norms:
+                self.gates[name][members.to(self.gates[name].device)] = 0
+
+
+def _multiplied_by(gate: Tensor) -> Callable:
+    return lambda layer, inputs, output: output * gate.view(1, -1, 1, 1).to(output.dtype)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What stays, how much of the target's quantity was reached, and, if that is not the target, why."""
+
+    kept: Kept
+    reached: float
+    stopped: str = ""
+
+
+def prune(
+    network: nn.Module,
+    images: Tensor,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    settings: PruningSettings,
+    target: Target,
+    *,
+    milliseconds: Callable[[Mapping[Coupled, int]], float] | None = None,
+    flops: Callable[[nn.Module], float] | None = None,
+    on_step: Callable[[float], None] | None = None,
+) -> Pruned:
+    """Remove the least important filters, group by group, until the target is reached. Eqs. 10, 12 and 13.
+
+    `images` (N, C, H, W) serve to trace the network, `batches` (images, labels) to rank. A target of latency, or η
+    above 0, needs `milliseconds` of a network with so many filters in each set; a target of FLOPs needs their counter.
+    No layer falls below one group: pruning stops there, and says so. Raises ValueError for what is missing.
+    """
+    if milliseconds is None and (target.kind == "latency" or settings.eta):
+        raise ValueError("a latency target, or eta above 0, needs a look-up table of latencies; measure one first")
+    if flops is None and target.kind == "flops":
+        raise ValueError("a target of FLOPs needs their counter; give one as flops=")
+    gates = Gates(network, coupled(network, images))
+    whole = frozen_copy(network, gates.dtype)
+    before = flops(network) if flops else None
+
+    def reached() -> float:
+        if target.kind == "filters":
+            return 1 - _filters(gates.kept) / sum(group.filters for group in gates.kept)
+        if target.kind == "flops":
+            return 1 - flops(removed(network, gates.kept, images)) / before
+        return milliseconds(counts(gates.kept))
+
+    def enough(value: float) -> bool:
+        return value <= target.value if target.kind == "latency" else value >= target.value
+
+    while not enough(now := reached()):
+        scores = _scores(gates, whole, batches, settings)
+        chosen = _lowest(gates.kept, scores, settings, milliseconds)
+        if not chosen:
+            reason = f"every layer is down to its last {settings.group} filters at {now:.3g} of {target.kind}"
+            return Pruned(gates.kept, now, f"{reason}, short of {target.value:g}")
+        for group, members in chosen:
+            gates.remove(group, members)
+            if enough(reached()):
+                break
+        if on_step:
+            on_step(reached())
+    return Pruned(gates.kept, now)
+
+
+def counts(kept: Kept) -> dict[Coupled, int]:
+    """How many filters of each set stay."""
+    return {group: int(stays.sum()) for group, stays in kept.items()}
+
+
+def _filters(kept: Kept) -> int:
+    return sum(len(group.convolutions) * int(stays.sum()) for group, stays in kept.items())
+
+
+def _scores(gates: Gates, whole: nn.Module, batches, settings: PruningSettings) -> dict[Coupled, Tensor]:
+    """Mean importance of each filter over the next mini-batches."""
+    total: dict[Coupled, Tensor] = {}
+    for _ in range(settings.batches):
+        images, labels = next(batches)
+        for group, found in gates.importance(_loss(gates, whole, images, labels, settings.loss)).items():
+            total[group] = total.get(group, 0) + found / settings.batches
+    return total
+
+
+def _loss(gates: Gates, whole: nn.Module, images: Tensor, labels: Tensor, kind: str) -> Tensor:
+    logits = gates(images)
+    if kind == "ce":
+        return F.cross_entropy(logits, labels.to(logits.device))
+    with torch.no_grad():
+        unpruned = whole(images.to(gates.dtype, memory_format=torch.channels_last)).to(logits.dtype)
+    return losses.distillation(unpruned, logits, temperature=1.0)
+
+
+def _lowest(kept: Kept, scores, settings: PruningSettings, milliseconds) -> list[tuple[Coupled, Tensor]]:
+    """The groups of filters with the lowest scores, up to `settings.filters` in all; every set keeps one group."""
+    there, candidates = counts(kept), []
+    now = milliseconds(there) if settings.eta else 0.0
+    for group, score in scores.items():
+        order = score.masked_fill(~kept[group], torch.inf).argsort()[: there[group]]
+        saved = milliseconds(there | {group: there[group] - settings.group}) - now if settings.eta else 0.0
+        for start in range(0, there[group] - 2 * settings.group + 1, settings.group):
+            members = order[start : start + settings.group]
+            candidates.append((score[members].sum().item() + settings.eta * saved, group, members))
+    candidates.sort(key=lambda candidate: candidate[0])
+    chosen, left = [], settings.filters
+    for _, group, members in candidates:
+        if left <= 0:
+            break
+        chosen.append((group, members))
+        left -= len(group.convolutions) * settings.group
+    return chosen

@@ -1,0 +1,195 @@
+"""Filters ranked, gated and removed; latencies looked up."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dilib import latency, models, pruning
+from dilib.classifiers import untrained
+from dilib.latency import Kind, LookupTable, Operator
+from dilib.pruning import Coupled, Gates, PruningSettings, Target, coupled, prune, removed
+
+IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def network(name):
+    """With BatchNorm statistics that are far from 0 and 1."""
+    torch.manual_seed(0)
+    built = untrained(name) if name.startswith("efficientnet") else models.create(name, 4, width=1 / 8)
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean)
+    return built.eval()
+
+
+def endless(images=IMAGES):
+    return itertools.repeat((images, torch.arange(len(images)) % 4))
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "efficientnet_lite0"])
+def test_closed_gates_say_what_the_network_without_the_filters_says(name):
+    whole = network(name)
+    gates = Gates(whole, coupled(whole, IMAGES), torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    for group in list(gates.kept):
+        gates.remove(group, torch.randperm(group.channels, generator=generator)[: group.channels // 3])
+    smaller = removed(whole, gates.kept, IMAGES)
+    with torch.no_grad():
+        expected, found = gates(IMAGES), smaller(IMAGES)
+    assert sum(p.numel() for p in smaller.parameters()) < 0.6 * sum(p.numel() for p in whole.parameters())
+    assert not torch.allclose(expected, whole(IMAGES), rtol=0.1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_shortcuts_and_depthwise_convolutions_are_coupled():
+    by_first = {group.convolutions[0]: group for group in coupled(network("resnet18"), IMAGES)}
+    assert by_first["0.0"].convolutions == ("0.0", "0.3.conv2", "0.4.conv2")
+    assert by_first["0.0"].norms == ("0.1", "0.3.bn2", "0.4.bn2")
+    assert by_first["0.0"].filters == 3 * 8
+    lite = coupled(network("efficientnet_lite0"), IMAGES)
+    assert ("_blocks.5._depthwise_conv", "_blocks.5._expand_conv") in [group.convolutions for group in lite]
+    with pytest.raises(ValueError, match="have no BatchNorm to put a gate at; give them one"):
+        coupled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2)), IMAGES)
+
+
+def test_importance_is_the_squared_effect_of_a_gate_by_finite_differences():
+    whole = network("resnet18").double()
+    gates = Gates(whole, coupled(whole, IMAGES.double()), torch.float64)
+    labels = torch.arange(8) % 4
+
+    def loss():
+        return F.cross_entropy(gates(IMAGES.double()), labels)
+
+    scores = gates.importance(loss())
+    group = next(group for group in scores if len(group.norms) == 3)
+    expected = 0.0
+    for name in group.norms:
+        gate, step = gates.gates[name], 1e-6  # so small that no ReLU changes its mind
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                gate[2] = 1 + sign * step
+                values.append(loss().item())
+                gate[2] = 1
+        expected += ((values[0] - values[1]) / (2 * step)) ** 2
+    assert scores[group][2].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_filters_that_do_nothing_go_first_and_the_target_is_met():
+    torch.manual_seed(0)
+    whole = models.create("vgg11_bn", 4, width=1 / 8)
+    for _ in range(20):
+        whole(torch.randn(16, 3, 32, 32))  # BatchNorm's statistics settle, so that every filter does something
+    whole.eval()
+    idle = [3, 4, 10, 11]
+    with torch.no_grad():
+        norm = whole.get_submodule("0.5")  # after the second convolution, 0.4
+        for index in idle:
+            norm.weight[index] = norm.bias[index] = 0
+    settings = PruningSettings(filters=4, group=4, batches=1)
+    found = prune(whole, IMAGES, endless(), settings, Target("filters", 4 / 344))
+    (changed,) = [group for group, stays in found.kept.items() if not stays.all()]
+    assert (changed.convolutions, (~found.kept[changed]).nonzero().flatten().tolist()) == (("0.4",), idle)
+    half = prune(whole, IMAGES, endless(), settings, Target("filters", 0.5))
+    assert 0.5 <= half.reached < 0.52
+    assert half.stopped == ""
+
+
+def test_no_layer_is_emptied():
+    found = prune(
+        network("vgg11_bn"), IMAGES, endless(), PruningSettings(filters=64, group=4, batches=1), Target("filters", 0.99)
+    )
+    assert set(pruning.counts(found.kept).values()) == {4}
+    assert "every layer is down to its last 4 filters" in found.stopped
+
+
+def test_a_costly_layer_goes_first_if_latency_counts():
+    whole = network("vgg11_bn")
+
+    def milliseconds(counts):
+        return sum((100.0 if group.convolutions == ("0.8",) else 0.1) * count for group, count in counts.items())
+
+    kept = {
+        eta: prune(
+            whole,
+            IMAGES,
+            endless(),
+            PruningSettings(filters=8, group=4, batches=1, eta=eta),
+            Target("filters", 0.05),
+            milliseconds=milliseconds,
+        ).kept
+        for eta in (0.0, 1.0)
+    }
+    left = {eta: {g.convolutions[0]: n for g, n in pruning.counts(found).items()} for eta, found in kept.items()}
+    assert left[1.0]["0.8"] == 12 < left[0.0]["0.8"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda: Target("filters", 1.0), "a share of 1.0 filters can't be removed; choose one between 0 and 1"),
+        (lambda: Target("weights", 0.5), "target 'weights' is unknown; choose from filters, flops, latency"),
+        (lambda: Target("latency", -1), "a latency of -1 ms can't be reached"),
+        (lambda: PruningSettings(loss="mse"), "loss 'mse' is unknown; choose from kl, ce"),
+        (
+            lambda: prune(network("vgg11_bn"), IMAGES, endless(), PruningSettings(), Target("latency", 1.0)),
+            "needs a look-up table of latencies; measure one first",
+        ),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(bad, message):
+    with pytest.raises(ValueError, match=message) as error:
+        bad()
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_every_convolution_of_a_network_is_looked_up():
+    whole = network("resnet18")
+    found = latency.operators(whole, coupled(whole, IMAGES), IMAGES)
+    assert len(found) == 20  # ResNet-18's convolutions, with three shortcuts
+    assert sum(each.inputs is None for each in found) == 1
+    assert {each.kind.size for each in found} == {32, 16, 8, 4}
+    lite = network("efficientnet_lite0")
+    kinds = {each.kind for each in latency.operators(lite, coupled(lite, IMAGES), IMAGES)}
+    assert {kind.depthwise for kind in kinds} == {True, False}
+    grouped = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4))
+    grouped.append(nn.Flatten()).append(nn.Linear(4 * 28 * 28, 2))
+    with pytest.raises(ValueError, match="no look-up entry can stand for 2"):
+        latency.operators(grouped, coupled(grouped, IMAGES), IMAGES)
+
+
+class CountingClock:
+    """Milliseconds by a formula, linear in each of the channels, so that interpolation is exact."""
+
+    batch = 1
+
+    def operator(self, kind, inputs, outputs):
+        return kind.size * (1 + inputs / (outputs if kind.depthwise else 1)) * outputs
+
+
+def test_a_table_sums_its_operators_and_interpolates_between_them(tmp_path):
+    wide, narrow = Coupled(("a",), ("x",), ("b",), 64), Coupled(("b",), ("y",), (), 32)
+    plain, strided = Kind(3, 1, 1, False, 8), Kind(3, 2, 1, False, 4)
+    operators = [Operator(plain, None, wide, 3), Operator(strided, wide, narrow, 64)]
+    table = latency.measure(operators, CountingClock(), steps=5)
+    # 3 → 50 channels at size 8, then 50 → 20 at size 4
+    expected = 8 * (1 + 3) * 50 + 4 * (1 + 50) * 20
+    assert table.milliseconds(operators, {wide: 50, narrow: 20}) == pytest.approx(expected)
+    latency.save(tmp_path / "table.json", table, torch.device("cpu"))
+    again = latency.load(tmp_path / "table.json")
+    assert isinstance(again, LookupTable)
+    assert again.milliseconds(operators, {wide: 50, narrow: 20}) == pytest.approx(expected)
+
+
+def test_a_clock_reads_milliseconds():
+    clock = latency.Clock(batch=4, device=torch.device("cpu"), turns=3)
+    short = clock.operator(Kind(3, 1, 1, False, 8), 4, 4)
+    long = clock.operator(Kind(3, 1, 1, False, 32), 128, 128)
+    assert 0 < short < long
+    assert np.isfinite(clock.network(network("vgg11_bn"), 32, 3))
