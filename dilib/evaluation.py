@@ -31,6 +31,29 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     return top1(predict(network, images), labels)
 
 
+@torch.no_grad()
+def penultimate_features(
+    network: nn.Module, pixels: Tensor, preprocessing: Preprocessing, batch_size: int = 250
+) -> Tensor:
+    """What the last linear layer reads, (N, D), fp32, on the CPU, of images (N, C, H, W), uint8."""
+    device = next(network.parameters()).device
+    frozen, found = frozen_copy(network, torch.float32), []
+    last = [module for module in frozen.modules() if isinstance(module, nn.Linear)][-1]
+    last.register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0].flatten(1).cpu()))
+    for batch in pixels.split(batch_size):
+        frozen(preprocessing.normalise(batch.to(device)).contiguous(memory_format=torch.channels_last))
+    return torch.cat(found)
+
+
+def coverage(real: Tensor, made: Tensor, neighbours: int = 5) -> float:
+    """Percent of real points (N, D) with a made one (M, D) no farther than their own k-th nearest real neighbour.
+
+    Naeem et al., "Reliable fidelity and diversity metrics for generative models", 2020.
+    """
+    radii = torch.cdist(real, real).kthvalue(neighbours + 1).values  # the nearest is the point itself
+    return 100 * (torch.cdist(real, made).min(1).values <= radii).float().mean().item()
+
+
 def split_accuracy(network: nn.Module, split: Split, preprocessing: Preprocessing, batch_size: int = 1000) -> float:
     """Top-1 in percent on a split, of which only a batch at a time is in memory as floats."""
     device = next(network.parameters()).device

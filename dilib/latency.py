@@ -20,8 +20,8 @@ from dilib.progress import bar
 from dilib.pruning import Coupled
 from dilib.study import provenance
 
-REFERENCE = (64, 64, 32)  # input channels, output channels and resolution of the reference convolution
-TURNS = 15
+REFERENCE = (16, 16, 16)  # input channels, output channels and resolution of the reference convolution
+TURNS = 7
 
 
 @dataclass(frozen=True)

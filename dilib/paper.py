@@ -29,6 +29,26 @@ TABLE_3 = {  # Inception Score, by method and resolution; the GANs are quoted th
     "DeepDream (224)": 6.2,
 }
 
+TABLE_4 = {  # top-1 in percent with 20 and 50 % of the filters removed, by the source of images to tune by
+    "none": (16.6, 1.9),
+    "real": (74.9, 69.8),
+    "proxy": (73.8, 66.0),
+    "gan": (73.7, 63.0),
+    "deepinversion": (72.0, 55.9),
+    "adaptive": (73.3, 60.7),
+}
+
+TABLE_5 = {  # GFLOPs, latency in ms, top-1 in percent; what the paper quotes from others has no latency
+    "Base model": (4.1, 4.90, 76.1),
+    "Taylor": (2.7, 4.38, 75.5),
+    "SSS (quoted)": (2.8, None, 74.2),
+    "ThiNet-70 (quoted)": (2.6, None, 72.0),
+    "NISP-50-A (quoted)": (3.0, None, 72.8),
+    "Hardware-Aware (HA)": (3.1, 4.24, 76.1),
+    "ADI (data-free)": (2.7, 4.36, 73.3),
+    "ADI + HA": (2.9, 4.22, 74.0),
+}
+
 TABLE_6 = {  # top-1 in percent of ResNet-50 taught from scratch, by image source and schedule (90 or 250 epochs)
     ("teacher", ""): 77.26,
     ("real", "short"): 76.1,
@@ -36,6 +56,21 @@ TABLE_6 = {  # top-1 in percent of ResNet-50 taught from scratch, by image sourc
     ("gan", "short"): 64.0,
     ("deepinversion", "short"): 68.0,
     ("deepinversion", "long"): 73.8,
+}
+
+TABLE_9 = {  # top-1 in percent at five latencies, as shares of 4.90 ms: Taylor's, hardware-aware Taylor's
+    0.976: (76.0, 76.5),
+    0.865: (74.9, 75.9),
+    0.816: (73.2, 73.8),
+    0.741: (69.2, 71.6),
+    0.680: (55.2, 70.0),
+}
+
+TABLE_10 = {  # top-1 in percent without tuning, by percent of filters removed: ranked with labels, and without
+    10: (72.1, 72.0),
+    20: (58.0, 58.1),
+    30: (37.1, 36.4),
+    40: (17.2, 16.6),
 }
 
 POOL_HOURS = {  # V100-hours for 215,000 images at 224×224, by the updates that each takes

@@ -268,6 +268,76 @@ def confusion(panels: Mapping[str, Sequence], names: Sequence[str]) -> Figure:
     return figure
 
 
+def latencies(looked_up: Sequence[float], measured: Sequence[float], r2: float) -> Figure:
+    """Measured latency of pruned networks against the looked-up one, in ms, one point a network."""
+    figure, axis = plt.subplots(figsize=(6, 5.4))
+    axis.scatter(looked_up, measured, color=PALETTE["DeepInversion"], zorder=3, label=f"{len(measured)} networks")
+    most = 1.05 * max(*looked_up, *measured)
+    axis.plot([0, most], [0, most], color="gray", linestyle="--", label="equal")
+    axis.set(xlim=(0, most), ylim=(0, most), xlabel="looked up, ms", ylabel="measured, ms", title=f"R² = {r2:.4f}")
+    axis.legend()
+    figure.tight_layout()
+    return figure
+
+
+def tuning_sources(entries: pd.DataFrame, teacher: float) -> Figure:
+    """Table 4 as a picture: top-1 after tuning by image source, one panel a share of filters removed."""
+    columns = list(entries["column"].unique())
+    figure, axes = plt.subplots(1, len(columns), figsize=(6.2 * len(columns), 4.8), sharey=True, squeeze=False)
+    for axis, column in zip(axes[0], columns, strict=True):
+        shown = entries[entries["column"] == column]
+        colours = [PALETTE.get(row, "lightgray") for row in shown["row"]]
+        axis.bar(shown["row"], shown["ours"], yerr=shown["ours_std"], color=colours, capsize=4)
+        axis.axhline(teacher, color=PALETTE["teacher"], linestyle="--", label="whole network")
+        axis.set(title=column, ylim=(0, 100))
+        axis.set_xticks(range(len(shown)), shown["row"], rotation=35, ha="right")
+        axis.grid(False, axis="x")
+    axes[0, 0].set_ylabel("top-1, %")
+    axes[0, 0].legend(loc="lower right")
+    figure.tight_layout()
+    return figure
+
+
+def at_equal_latency(points: pd.DataFrame) -> Figure:
+    """Table 9 as a picture: top-1 against measured latency, one line a ranking."""
+    figure, axis = plt.subplots(figsize=(8, 5))
+    styles = {"Taylor": (PALETTE["textbook"], "s"), "Hardware-aware Taylor": (PALETTE["DeepInversion"], "o")}
+    for ranking, rows in points.groupby("ranking", sort=False):
+        colour, marker = styles[ranking]
+        axis.plot(rows["milliseconds"], rows["top1"], color=colour, marker=marker, label=ranking)
+    axis.set(xlabel="measured latency of a batch, ms", ylabel="top-1 after tuning, %")
+    axis.legend()
+    figure.tight_layout()
+    return figure
+
+
+def feature_plane(points: pd.DataFrame) -> Figure:
+    """Fig. 7: images as points on the plane of two principal components of real features, with marginals."""
+    sets = list(points["images"].unique())
+    colours = dict(
+        zip(sets, [PALETTE["real"], *sns.light_palette(PALETTE["DeepInversion"], len(sets) + 1)[2:]], strict=True)
+    )
+    grid = sns.JointGrid(points, x="first", y="second", hue="images", palette=colours, height=7)
+    grid.plot_joint(sns.scatterplot, style=points["images"], s=18, alpha=0.7)
+    grid.plot_marginals(sns.kdeplot, common_norm=False)
+    grid.set_axis_labels("first principal component", "second principal component")
+    return grid.figure
+
+
+def distances_to_real(distances: pd.DataFrame) -> Figure:
+    """How far images are from their nearest real one, by kind of image, beside real ones from each other."""
+    figure, axis = plt.subplots(figsize=(8, 4.4))
+    colours = {
+        "real": PALETTE["real"],
+        "DeepInversion": PALETTE["DeepInversion"],
+        "ADI": PALETTE["Adaptive DeepInversion"],
+    }
+    sns.ecdfplot(distances, x="distance", hue="images", palette=colours, ax=axis)
+    axis.set(xlabel="distance to the nearest (other) real image, in features", ylabel="share of images")
+    figure.tight_layout()
+    return figure
+
+
 def growth(images: pd.DataFrame, sizes: pd.DataFrame) -> Figure:
     """Seconds of an update against images a batch and resolution, with straight lines in images and in pixels."""
     figure, axes = plt.subplots(1, 2, figsize=(13, 4.8))

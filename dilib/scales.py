@@ -7,6 +7,7 @@ from dilib.extension import METHODS, ExtensionSettings
 from dilib.gan import GanSettings
 from dilib.generator import GeneratorSettings
 from dilib.inversion import Objective, Schedule
+from dilib.pruning import PruningSettings
 from dilib.training import TrainingSettings
 
 PAIRS = (("vgg11_bn", "vgg11_bn"), ("vgg11_bn", "resnet18"), ("resnet34", "resnet18"))  # teacher, student: Table 1
@@ -96,6 +97,33 @@ class Continual:
 
 
 @dataclass(frozen=True)
+class Compression:
+    """Sec. 4.3: the network whose filters are removed, and how accuracy is regained.
+
+    Removed are `shares` of the filters (Table 4) and other `fractions` (Table 10), or filters until `budgets` of the
+    latency are left (Table 9); `eta` weighs latency where that counts. Latencies are of batches of `batch` images, from
+    a table of `steps` numbers of channels, checked on as many networks as `checked` says. From each source come
+    `images`, and `adaptive` more in each adaptive round, competing with weight `alpha_c`; `tuning` teaches the pruned
+    network, `brief` does so for Table 9 and between rounds.
+    """
+
+    network: str
+    ranking: PruningSettings
+    eta: float
+    batch: int
+    steps: int
+    checked: int
+    shares: tuple[float, ...]
+    budgets: tuple[float, ...]
+    fractions: tuple[float, ...]
+    images: int
+    adaptive: int
+    alpha_c: float
+    tuning: PoolSettings
+    brief: PoolSettings
+
+
+@dataclass(frozen=True)
 class ImageNet:
     """Sec. 4.2: which network images are made from, which ones judge them, and how: one for each entry of `classes`.
 
@@ -132,6 +160,7 @@ class Scale:
     scratch: Scratch
     continual: Continual
     continual_imagenet: Continual
+    compression: Compression
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
 
@@ -149,6 +178,10 @@ LAPTOP_WARM = replace(LAPTOP_SCHEDULE, stages=((32, 200),), warm_start=0.9, warm
 
 def _pool_student(rounds: int, updates: int, **changes) -> PoolSettings:
     return PoolSettings(rounds=rounds, updates=updates, batch_size=128, lr=0.2, decay="linear", shift=4, **changes)
+
+
+def _tuning(rounds: int, updates: int) -> PoolSettings:
+    return PoolSettings(rounds, updates, 128, lr=0.05, decay="linear", temperature=5.0, shift=4)
 
 
 # Goldfish, balloon, scorpion, school bus, flamingo, acoustic guitar, tiger, fire engine, bald eagle, tennis ball,
@@ -201,6 +234,23 @@ PAPER_CONTINUAL = Continual(
     schedule=Schedule(stages=((224, 10_000),), lr=0.2, decay="cosine", jitter=30, clip=True),
     extension=ExtensionSettings(updates=20_000, shift=16),
     binary=TrainingSettings(epochs=1, lr=0.01, shift=16),
+)
+
+PAPER_COMPRESSION = Compression(
+    network="resnet34",
+    ranking=PruningSettings(),
+    eta=0.01,
+    batch=1,
+    steps=33,
+    checked=30,
+    shares=(0.2, 0.5),
+    budgets=(0.97, 0.87, 0.82, 0.74, 0.68),
+    fractions=(0.1, 0.2, 0.3, 0.4, 0.5),
+    images=165_000,
+    adaptive=25_000,
+    alpha_c=0.2,
+    tuning=PoolSettings(rounds=30, updates=645, lr=0.01, shift=4, temperature=10.0),
+    brief=PoolSettings(rounds=15, updates=645, lr=0.01, decay_at=(2 / 3,), shift=4, temperature=10.0),
 )
 
 SCALES = {
@@ -256,6 +306,22 @@ SCALES = {
             schedule=Schedule(stages=((32, 1), (64, 1)), lr=0.2, decay="cosine", jitter=8, clip=True),
             extension=ExtensionSettings(updates=2, batch_size=4, images_per_class=1),
         ),
+        compression=Compression(
+            network="resnet18",
+            ranking=PruningSettings(filters=24, group=1, batches=1, batch_size=20),
+            eta=1e-3,
+            batch=2,
+            steps=3,
+            checked=3,
+            shares=(0.2,),
+            budgets=(0.9, 0.8),
+            fractions=(0.1, 0.2),
+            images=50,
+            adaptive=50,
+            alpha_c=10.0,
+            tuning=PoolSettings(rounds=1, updates=3, batch_size=20, shift=1, flip=False),
+            brief=PoolSettings(rounds=1, updates=2, batch_size=20, shift=1, flip=False),
+        ),
     ),
     "laptop": Scale(
         name="laptop",
@@ -303,6 +369,22 @@ SCALES = {
             binary=TrainingSettings(epochs=1, lr=0.05),
         ),
         continual_imagenet=LITE_CONTINUAL,
+        compression=Compression(
+            network="resnet18",
+            ranking=PruningSettings(filters=16, group=2, batches=4, batch_size=128),
+            eta=1e-3,
+            batch=64,
+            steps=33,
+            checked=30,
+            shares=(0.2, 0.5),
+            budgets=(0.9, 0.8, 0.7, 0.6, 0.5),
+            fractions=(0.1, 0.2, 0.3, 0.4, 0.5),
+            images=1024,
+            adaptive=256,
+            alpha_c=30.0,
+            tuning=_tuning(3, 100),
+            brief=_tuning(1, 120),
+        ),
         adaptive_after=2,
     ),
     "gpu": Scale(
@@ -340,6 +422,13 @@ SCALES = {
             binary=TrainingSettings(epochs=2, lr=0.05),
         ),
         continual_imagenet=PAPER_CONTINUAL,
+        compression=replace(
+            PAPER_COMPRESSION,
+            images=20_000,
+            adaptive=5_000,
+            tuning=PoolSettings(rounds=10, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0),
+            brief=PoolSettings(rounds=5, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0),
+        ),
     ),
     "paper": Scale(
         name="paper",
@@ -384,6 +473,7 @@ SCALES = {
             binary=TrainingSettings(epochs=2, lr=0.05),
         ),
         continual_imagenet=PAPER_CONTINUAL,
+        compression=PAPER_COMPRESSION,
     ),
 }
 
