@@ -293,7 +293,7 @@ def tuning_sources(entries: pd.DataFrame, teacher: float) -> Figure:
         axis.set_xticks(range(len(shown)), shown["row"], rotation=35, ha="right")
         axis.grid(False, axis="x")
     axes[0, 0].set_ylabel("top-1, %")
-    axes[0, 0].legend(loc="lower right")
+    axes[0, 0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.1))
     figure.tight_layout()
     return figure
 
@@ -313,29 +313,30 @@ def at_equal_latency(points: pd.DataFrame) -> Figure:
 
 def feature_plane(points: pd.DataFrame) -> Figure:
     """Fig. 7: images as points on the plane of two principal components of real features, with marginals."""
-    sets = list(points["images"].unique())
-    colours = dict(
-        zip(sets, [PALETTE["real"], *sns.light_palette(PALETTE["DeepInversion"], len(sets) + 1)[2:]], strict=True)
-    )
-    grid = sns.JointGrid(points, x="first", y="second", hue="images", palette=colours, height=7)
-    grid.plot_joint(sns.scatterplot, style=points["images"], s=18, alpha=0.7)
+    colours = dict(zip(points["images"].unique(), _by_round(points["images"].nunique() - 1), strict=True))
+    grid = sns.JointGrid(points, x="first", y="second", hue="images", palette=colours, height=8)
+    grid.plot_joint(sns.scatterplot, style=points["images"], s=22, alpha=0.7)
     grid.plot_marginals(sns.kdeplot, common_norm=False)
     grid.set_axis_labels("first principal component", "second principal component")
+    sns.move_legend(grid.ax_joint, "best", title=None, markerscale=1.5, fontsize="small")
     return grid.figure
 
 
 def distances_to_real(distances: pd.DataFrame) -> Figure:
     """How far images are from their nearest real one, by kind of image, beside real ones from each other."""
+    colours = dict(zip(distances["images"].unique(), _by_round(distances["images"].nunique() - 1), strict=True))
     figure, axis = plt.subplots(figsize=(8, 4.4))
-    colours = {
-        "real": PALETTE["real"],
-        "DeepInversion": PALETTE["DeepInversion"],
-        "ADI": PALETTE["Adaptive DeepInversion"],
-    }
     sns.ecdfplot(distances, x="distance", hue="images", palette=colours, ax=axis)
     axis.set(xlabel="distance to the nearest (other) real image, in features", ylabel="share of images")
+    sns.move_legend(axis, "lower right", title=None)
     figure.tight_layout()
     return figure
+
+
+def _by_round(rounds: int) -> list:
+    """Colours for real images, DeepInversion's and those of each adaptive round."""
+    adaptive = sns.light_palette(PALETTE["Adaptive DeepInversion"], rounds + 1)[2:]
+    return [PALETTE["real"], PALETTE["DeepInversion"], *adaptive]
 
 
 def growth(images: pd.DataFrame, sizes: pd.DataFrame) -> Figure:

@@ -9,8 +9,10 @@ from dilib.compression import Cut
 from dilib.evaluation import coverage, penultimate_features
 from dilib.study import TILES, Study, plain
 
-POINTS = 1000  # images of each set whose features are compared, or as many as there are
+POINTS = 1000  # real images whose features are compared, or as many as there are
 SHOWN = 300  # of them drawn in Fig. 7
+ROUNDS = ("DeepInversion", *(f"ADI round {number + 1}" for number in range(compression.ROUNDS)))
+SHOWN_ROUNDS = (ROUNDS[0], ROUNDS[-1])  # in Fig. 8
 
 
 def cut_of(study: Study) -> Cut:
@@ -19,9 +21,9 @@ def cut_of(study: Study) -> Cut:
 
 
 def resemblance_cell(study: Study, seed: int) -> dict:
-    """Coverage of real features by each round's images, two principal components, and distances to real neighbours.
+    """Coverage of real features with each round's images, two principal components, and distances to real neighbours.
 
-    Its samples are rows of TILES: DeepInversion's images, their nearest real ones, adaptive images, and theirs.
+    Its samples are rows of TILES: for each of SHOWN_ROUNDS images, and the real ones that are nearest to them.
     """
     settings = study.scale.compression
     card = plain(
@@ -34,33 +36,35 @@ def resemblance_cell(study: Study, seed: int) -> dict:
     return study.cell("resemblance", card, lambda: _metrics(study, seed), seed)
 
 
-def sets_of_images(study: Study, seed: int) -> dict[str, Tensor]:
-    """Real images, DeepInversion's, and those with each further adaptive round, uint8 (N, C, H, W)."""
-    made = compression.adaptive_pools(study, cut_of(study), seed)
-    real = sources.chosen(study.data.train.pixels, min(POINTS, len(study.data.train.pixels)), seed)
-    names = ["DeepInversion", *(f"+ ADI round {number + 1}" for number in range(len(made) - 1))]
-    return {"real": real, **{name: torch.cat(made[: count + 1]) for count, name in enumerate(names)}, "ADI": made[-1]}
-
-
 def _metrics(study: Study, seed: int) -> dict:
     teacher = compression.subject(study).load()
-    images = sets_of_images(study, seed)
-    features = {
-        name: penultimate_features(teacher.network, pixels, teacher.preprocessing) for name, pixels in images.items()
-    }
-    real, only_adaptive = features["real"], features.pop("ADI")
-    plane = PCA(2, random_state=0).fit(real.numpy())
-    among_real = torch.cdist(real, real).kthvalue(2).values
-    nearest = {"DeepInversion": torch.cdist(features["DeepInversion"], real), "ADI": torch.cdist(only_adaptive, real)}
-    tiles = []
-    for name, distances in nearest.items():
-        shown = images[name][:TILES]
-        tiles += [shown, images["real"][distances[: len(shown)].argmin(1)]]
+    real, rounds = _images(study, seed)
+
+    def features(pixels: Tensor) -> Tensor:
+        return penultimate_features(teacher.network, pixels, teacher.preprocessing)
+
+    real_features, by_round = features(real), {name: features(pixels) for name, pixels in rounds.items()}
+    plane = PCA(2, random_state=0).fit(real_features.numpy())
+    nearest = {name: torch.cdist(found, real_features).min(1) for name, found in by_round.items()}
+    tiles = [images for name in SHOWN_ROUNDS for images in (rounds[name][:TILES], real[nearest[name].indices[:TILES]])]
+    covered, so_far = {}, real_features[:0]
+    for name, found in by_round.items():
+        so_far = torch.cat([so_far, found])
+        covered[name] = coverage(real_features, so_far)
     return {
-        "coverage": {name: coverage(real, found) for name, found in features.items() if name != "real"},
-        "plane": {name: plane.transform(found[:SHOWN].numpy()).round(3).tolist() for name, found in features.items()},
-        "explained": plane.explained_variance_ratio_.tolist(),
-        "nearest": {name: distances.min(1).values[:SHOWN].tolist() for name, distances in nearest.items()},
-        "nearest_among_real": among_real[:SHOWN].tolist(),
+        "coverage": covered,
+        "plane": {
+            name: plane.transform(found[:SHOWN].numpy()).round(3).tolist()
+            for name, found in {"real": real_features, **by_round}.items()
+        },
+        "nearest": {name: found.values[:SHOWN].tolist() for name, found in nearest.items()},
+        "nearest_among_real": torch.cdist(real_features, real_features).kthvalue(2).values[:SHOWN].tolist(),
         "samples": torch.cat(tiles),
     }
+
+
+def _images(study: Study, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Real images, and those of each round by ROUNDS, uint8 (N, C, H, W)."""
+    train = study.data.train.pixels
+    pools = compression.adaptive_pools(study, cut_of(study), seed)
+    return sources.chosen(train, min(POINTS, len(train)), seed), dict(zip(ROUNDS, pools, strict=True))
