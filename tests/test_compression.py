@@ -1,0 +1,75 @@
+"""Pruning as cells: what is equal between sources, what survives, and how features are compared."""
+
+import pytest
+import torch
+
+from dilib import compression
+from dilib.compression import Cut
+from dilib.evaluation import coverage, penultimate_features
+from dilib.pruning import Target
+from dilib.study import Study
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
+
+
+def test_a_cut_network_is_ranked_once_and_tuned_for_every_source(study, monkeypatch):
+    (cut,) = compression.table4_cuts(study)
+    found = compression.cut_cell(study, cut, 0)["metrics"]
+    assert 75 < found["filters"] <= 80
+    assert found["gflops"] < found["gflops_before"]
+    assert found["stopped"] == ""
+    monkeypatch.setattr(compression, "prune", lambda *_, **__: pytest.fail("ranked again"))
+    dreams, adaptive = (
+        compression.tuned_cell(study, cut, source, False, 0) for source in ("deepinversion", "adaptive")
+    )
+    assert adaptive["metrics"]["images"] == dreams["metrics"]["images"] + 2 * study.scale.compression.adaptive
+    assert len(adaptive["metrics"]["history"]) == len(dreams["metrics"]["history"])  # equal budgets
+
+
+def test_adaptive_images_differ_from_plain_ones_and_from_another_round(study):
+    (cut,) = compression.table4_cuts(study)
+    plain, first, second = compression.adaptive_pools(study, cut, 0)
+    size = study.scale.compression.adaptive
+    assert len(first) == len(second) == size
+    assert not any(torch.equal(*pair) for pair in ((plain[:size], first), (first, second)))
+    again = compression.adaptive_pools(study, cut, 0)
+    assert all(torch.equal(*pair) for pair in zip(again, (plain, first, second), strict=True))
+
+
+def test_a_latency_budget_is_met_by_the_table(study):
+    cut = Cut("latency", 0.9, "real", hardware_aware=True)
+    operators, table, whole = compression.lookup(study)
+    kept, stopped = compression.kept_filters(study, cut, 0)
+    left = table.milliseconds(operators, {group: int(stays.sum()) for group, stays in kept.items()})
+    assert stopped or left <= 0.9 * whole
+
+
+def test_multiply_adds_by_hand(teacher):
+    # VGG-11-BN at width 1/16: 32×32, 16×16, 8×8 twice, 4×4 twice, 2×2 twice; then 32 × 4.
+    convolutions = ((3, 4, 32), (4, 8, 16), (8, 16, 8), (16, 16, 8), (16, 32, 4), (32, 32, 4), (32, 32, 2), (32, 32, 2))
+    expected = sum(9 * inputs * outputs * size**2 for inputs, outputs, size in convolutions) + 32 * 4
+    assert compression.gflops(teacher, torch.zeros(1, 3, 32, 32)) == pytest.approx(expected / 1e9)
+
+
+def test_coverage_by_hand():
+    real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    # Distances to the nearest other: 1, 1, 1 and 8.
+    assert coverage(real, torch.tensor([[2.5]]), neighbours=1) == 50  # within reach of 2 and of 10
+    assert coverage(real, torch.tensor([[0.5], [50.0]]), neighbours=1) == 50  # of 0 and of 1
+    assert coverage(real, real, neighbours=1) == 100
+
+
+def test_features_are_what_the_last_layer_reads(teacher, preprocessing):
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    features = penultimate_features(teacher, pixels, preprocessing)
+    torch.testing.assert_close(teacher[-1](features), teacher(preprocessing.normalise(pixels)), rtol=1e-4, atol=1e-5)
+
+
+def test_bad_input_is_refused_in_one_line(study):
+    with pytest.raises(ValueError, match="unknown image source 'none'; choose from real, proxy, gan, deepinversion"):
+        compression.tuned_cell(study, compression.table4_cuts(study)[0], "none", False, 0)
+    with pytest.raises(ValueError, match=r"a share of 1\.5 filters can't be removed; choose one between 0 and 1"):
+        Target("filters", 1.5)
