@@ -51,11 +51,11 @@ class Growth:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where fixed sets of images come from: a proxy data set, a GAN, and a teacher's dreams by this schedule."""
+    """Where fixed sets of images come from: a proxy data set, a GAN, and a teacher's dreams by its schedule."""
 
     proxy: str
     gan: GanSettings
-    schedule: Schedule
+    schedule: dict[str, Schedule]  # by teacher
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ SCALES = {
         sources=Sources(
             proxy="photographs",
             gan=GanSettings(rounds=2, updates=5, batch_size=16, latents=16, width=8),
-            schedule=Schedule(((32, 10),), lr=0.2, decay="cosine", jitter=2, flip=False),
+            schedule=dict.fromkeys(TEACHERS, Schedule(((32, 10),), lr=0.2, decay="cosine", jitter=2, flip=False)),
         ),
         scratch=Scratch(
             teacher="vgg11_bn",
@@ -350,7 +350,8 @@ SCALES = {
         sources=Sources(
             proxy="photographs",
             gan=GanSettings(rounds=12, updates=250),
-            schedule=replace(LAPTOP_SCHEDULE, stages=((32, 250),)),
+            schedule=dict.fromkeys(TEACHERS, LAPTOP_SCHEDULE)
+            | {"vgg11_bn": replace(LAPTOP_SCHEDULE, stages=((32, 250),))},
         ),
         scratch=Scratch(
             teacher="vgg11_bn",
@@ -382,8 +383,8 @@ SCALES = {
             images=1024,
             adaptive=256,
             alpha_c=30.0,
-            tuning=_tuning(3, 100),
-            brief=_tuning(1, 120),
+            tuning=_tuning(2, 130),
+            brief=_tuning(1, 130),
         ),
         adaptive_after=2,
     ),
@@ -403,7 +404,7 @@ SCALES = {
         sources=Sources(
             proxy="cifar100",
             gan=GanSettings(rounds=100, updates=500, width=64),
-            schedule=Schedule(((32, 500),), lr=0.1, decay="cosine", jitter=2),
+            schedule=dict.fromkeys(TEACHERS, Schedule(((32, 500),), lr=0.1, decay="cosine", jitter=2)),
         ),
         scratch=Scratch(
             teacher="resnet34",
@@ -454,7 +455,7 @@ SCALES = {
         sources=Sources(
             proxy="cifar100",
             gan=GanSettings(rounds=100, updates=500, width=64),
-            schedule=Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True),
+            schedule=dict.fromkeys(TEACHERS, Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True)),
         ),
         scratch=Scratch(
             teacher="resnet34",

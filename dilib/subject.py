@@ -49,7 +49,7 @@ def of_study(study: Study, name: str) -> Subject:
     return Subject(
         settings=plain(teachers.teacher_settings(study, name)),
         objective=transfer.objective_of(study, name, "deepinversion"),
-        schedules=(study.scale.sources.schedule,),
+        schedules=(study.scale.sources.schedule[name],),
         first_layer=1.0,
         batch_size=study.scale.batch_size,
         load=lambda: Classifier(name, teachers.load_teacher(study, name), study.data.preprocessing),
