@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dilib import continual, data
-from dilib.continual import Known
+from dilib import continual, continual_data, data, learner
 from dilib.data import Split
 from dilib.extension import (
     ExtensionSettings,
@@ -83,7 +82,7 @@ def test_learning_rate_falls_to_a_fifth_four_times():
 
 @pytest.fixture(scope="module")
 def half_digits():
-    return continual.halves(data.load("digits"), range(5))
+    return continual_data.halves(data.load("digits"), range(5))
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +114,12 @@ def test_memories_keep_old_classes_and_new_ones_are_learnt(half_digits, five_dig
     arriving = Split(new.train.pixels, new.train.labels + 5)
     learn_new_classes(five_digits, extended, old.train, arriving, old.preprocessing, settings, "oracle_distill")
     seen = FeatureStatistics.from_batchnorm(extended)
-    known = Known(extended, old.preprocessing, old.classes + new.classes, (0, 5), seen)
-    assert continual._top1(known, old.test, 0) > 80
-    assert continual._top1(known, new.test, 5) > 80
+    known = learner.Known(extended, old.preprocessing, old.classes + new.classes, (0, 5), seen)
+    assert learner.top1(known, old.test, 0) > 80
+    assert learner.top1(known, new.test, 5) > 80
     frozen = [value for name, value in extended.state_dict().items() if "running" in name]
     assert all(torch.equal(*pair) for pair in zip(statistics, frozen, strict=True))
-    taken_for = continual._guessed(known, [old.test, new.test])
+    taken_for = learner.guessed(known, [old.test, new.test])
     assert taken_for.sum(1).tolist() == pytest.approx([100, 100])
     assert taken_for.diagonal().min() > 80
 
@@ -142,13 +141,13 @@ def test_dreams_of_added_classes_aim_at_statistics_of_what_was_added(tmp_path, m
     study = Study("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
     _, new = half_digits
     added = replace(new, classes=tuple("ABCDE"))
-    monkeypatch.setattr(continual, "_data_sets", lambda study, names: [study.data, *(added for _ in names)])
+    monkeypatch.setattr(continual, "data_sets", lambda study, names: [study.data, *(added for _ in names)])
     monkeypatch.setattr(continual, "learn_new_classes", lambda *arguments, **_: None)
     known, _ = continual._after(study, "vgg11_bn", ("digits",), "oracle_distill", 0)
     stored = FeatureStatistics.from_batchnorm(known.network)
     seen = FeatureStatistics.from_images(known.network, known.preprocessing.normalise(added.train.pixels))
     torch.testing.assert_close(known.statistics.means[3], (2 * stored.means[3] + seen.means[3]) / 3)
-    recipe = continual._recipe(study, "vgg11_bn", known, "deepinversion", 0)
+    recipe = learner.recipe(study, "vgg11_bn", known, "deepinversion", 0)
     assert recipe.card != replace(recipe, statistics=None).card
     assert sorted(recipe.classes) == list(range(15))
 
@@ -159,9 +158,9 @@ def test_half_of_a_lone_validation_split_stands_in_for_training_images(tmp_path,
     test = Split(pixels, torch.arange(2000) // 2)
     preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, 4)
     whole = data.Data("imagenet", "ImageNet", nothing, test, tuple(map(str, range(1000))), preprocessing)
-    monkeypatch.setattr(continual, "_loaded", lambda *_: whole)
+    monkeypatch.setattr(continual_data, "_loaded", lambda *_: whole)
     study = Study("smoke", "imagenet", tmp_path / "results", tmp_path / "artifacts")
-    (base,) = continual._data_sets(study, ())
+    (base,) = continual_data.data_sets(study, ())
     assert base.train.labels.tolist() == base.test.labels.tolist() == list(range(1000))
     assert not (base.train.pixels == base.test.pixels).any()
 
@@ -171,8 +170,8 @@ def test_a_chain_reuses_its_first_link(tmp_path, monkeypatch, half_digits):
     study = Study("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
     old, new = half_digits
     sets = {"A": replace(new, classes=tuple("ABCDE")), "B": replace(old, classes=tuple("FGHIJ"))}
-    monkeypatch.setattr(continual, "_data_sets", lambda study, added: [study.data, *(sets[name] for name in added)])
-    monkeypatch.setattr(continual.data, "slug", lambda name: name)
+    monkeypatch.setattr(continual, "data_sets", lambda study, added: [study.data, *(sets[name] for name in added)])
+    monkeypatch.setattr(continual_data.data, "slug", lambda name: name)
     learnt = []
     monkeypatch.setattr(
         continual, "learn_new_classes", lambda *arguments, **_: learnt.append(arguments[3].labels.min())
@@ -188,9 +187,9 @@ def test_a_chain_reuses_its_first_link(tmp_path, monkeypatch, half_digits):
 def test_bad_additions_are_refused_in_one_line(half_digits):
     _, new = half_digits
     with pytest.raises(ValueError, match=r"has classes that are known already \(5\); rename them"):
-        continual.check_addition(["4", "5"], 1, new)
+        continual_data.check_addition(["4", "5"], 1, new)
     with pytest.raises(ValueError, match=r"has 1 channel\(s\), the network takes 3; convert it"):
-        continual.check_addition(["a"], 3, new)
+        continual_data.check_addition(["a"], 3, new)
     missing = replace(new, classes=(*new.classes, "ten"))
     with pytest.raises(ValueError, match="has no training image of class 'ten'; remove the class or add images"):
-        continual.check_addition(["a"], 1, missing)
+        continual_data.check_addition(["a"], 1, missing)
