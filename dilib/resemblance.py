@@ -4,8 +4,8 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from dilib import compression, sources
-from dilib.compression import Cut
+from dilib import compression, cuts, sources
+from dilib.cuts import Cut
 from dilib.evaluation import coverage, penultimate_features
 from dilib.study import TILES, Study, plain
 
@@ -37,7 +37,7 @@ def resemblance_cell(study: Study, seed: int) -> dict:
 
 
 def _metrics(study: Study, seed: int) -> dict:
-    teacher = compression.subject(study).load()
+    teacher = cuts.subject(study).load()
     real, rounds = _images(study, seed)
 
     def features(pixels: Tensor) -> Tensor:

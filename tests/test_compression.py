@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dilib import compression
-from dilib.compression import Cut
+from dilib import compression, cuts
+from dilib.cuts import Cut
 from dilib.evaluation import coverage, penultimate_features
 from dilib.pruning import Target
 from dilib.study import Study
@@ -17,11 +17,11 @@ def study(tmp_path):
 
 def test_a_cut_network_is_ranked_once_and_tuned_for_every_source(study, monkeypatch):
     (cut,) = compression.table4_cuts(study)
-    found = compression.cut_cell(study, cut, 0)["metrics"]
+    found = cuts.cut_cell(study, cut, 0)["metrics"]
     assert 75 < found["filters"] <= 80
     assert found["gflops"] < found["gflops_before"]
     assert found["stopped"] == ""
-    monkeypatch.setattr(compression, "prune", lambda *_, **__: pytest.fail("ranked again"))
+    monkeypatch.setattr(cuts, "prune", lambda *_, **__: pytest.fail("ranked again"))
     dreams, adaptive = (
         compression.tuned_cell(study, cut, source, False, 0) for source in ("deepinversion", "adaptive")
     )
@@ -41,8 +41,8 @@ def test_adaptive_images_differ_from_plain_ones_and_from_another_round(study):
 
 def test_a_latency_budget_is_met_by_the_table(study):
     cut = Cut("latency", 0.9, "real", hardware_aware=True)
-    operators, table, whole = compression.lookup(study)
-    kept, stopped = compression.kept_filters(study, cut, 0)
+    operators, table, whole = cuts.lookup(study)
+    kept, stopped = cuts.kept_filters(study, cut, 0)
     left = table.milliseconds(operators, {group: int(stays.sum()) for group, stays in kept.items()})
     assert stopped or left <= 0.9 * whole
 
@@ -51,7 +51,7 @@ def test_multiply_adds_by_hand(teacher):
     # VGG-11-BN at width 1/16: 32×32, 16×16, 8×8 twice, 4×4 twice, 2×2 twice; then 32 × 4.
     convolutions = ((3, 4, 32), (4, 8, 16), (8, 16, 8), (16, 16, 8), (16, 32, 4), (32, 32, 4), (32, 32, 2), (32, 32, 2))
     expected = sum(9 * inputs * outputs * size**2 for inputs, outputs, size in convolutions) + 32 * 4
-    assert compression.gflops(teacher, torch.zeros(1, 3, 32, 32)) == pytest.approx(expected / 1e9)
+    assert cuts.gflops(teacher, torch.zeros(1, 3, 32, 32)) == pytest.approx(expected / 1e9)
 
 
 def test_coverage_by_hand():
