@@ -140,12 +140,13 @@ def _dreams_metrics(study: Study, network: str, halved: bool, method: str, seed:
     known = base(study, network, halved, method)
     how, count = recipe(study, network, known, method, seed), dreams_of(study, known)
     unmade, started = sources.unmade(study, how, count), time.perf_counter()
-    side_by_side(_fill, study, [(network, halved, method, seed)] * study.jobs)
+    processes = min(study.jobs, count // how.batch_size)
+    side_by_side(_fill, study, [(network, halved, method, seed)] * processes)
     made = sources.dreamt(study, how, count)
     return {
         "images": count,
         "seconds": (time.perf_counter() - started) / unmade if unmade else 0.0,
-        "processes": study.jobs,
+        "processes": processes,
         "teacher_top1": split_accuracy(known.network, made, known.preprocessing, AT_ONCE),
         "sample_labels": made.labels[: 2 * TILES].tolist(),
         "samples": made.pixels[: 2 * TILES],
