@@ -10,6 +10,7 @@ from torch import nn
 
 from dilib import latency, models, pruning
 from dilib.classifiers import untrained
+from dilib.cuts import gflops
 from dilib.latency import Kind, LookupTable, Operator
 from dilib.pruning import Coupled, Gates, PruningSettings, Target, coupled, prune, removed
 
@@ -99,6 +100,20 @@ def test_filters_that_do_nothing_go_first_and_the_target_is_met():
     half = prune(whole, IMAGES, endless(), settings, Target("filters", 0.5))
     assert 0.5 <= half.reached < 0.52
     assert half.stopped == ""
+
+
+def test_a_share_of_flops_goes_by_the_counter():
+    whole = network("resnet18")
+
+    def flops(built):
+        return gflops(built, IMAGES[:1])
+
+    settings = PruningSettings(filters=8, group=2, batches=1)
+    found = prune(whole, IMAGES, endless(), settings, Target("flops", 0.3), flops=flops)
+    assert found.reached >= 0.3
+    assert flops(removed(whole, found.kept, IMAGES)) <= 0.7 * flops(whole)
+    with pytest.raises(ValueError, match="a target of FLOPs needs their counter"):
+        prune(whole, IMAGES, endless(), settings, Target("flops", 0.3))
 
 
 def test_no_layer_is_emptied():
