@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dilib import sources
 from dilib.artifacts import digest, fingerprint
-from dilib.cuts import Cut, cut_cell, cut_key, example, kept_filters, latency_cell, speed_cell, subject
+from dilib.cuts import Cut, cut_cell, cut_key, example, kept_filters, latency_cell, speeds_cell, subject
 from dilib.data import Split
 from dilib.distillation import PoolSettings, distill_on_pool
 from dilib.inversion import invert
@@ -53,6 +53,12 @@ def tuned_by(cut: Cut) -> str:
     return "adaptive" if cut.source == "deepinversion" else cut.source
 
 
+def compared_cuts(study: Study) -> list[Cut]:
+    """All cuts of Tables 5 and 9, whose real latencies are compared."""
+    rankings = [cut for aware in (False, True) for cut in table9_cuts(study, aware)]
+    return list(dict.fromkeys([*table5_cuts(study).values(), *rankings]))
+
+
 def table10_cuts(study: Study, loss: str) -> list[Cut]:
     """Shares of the filters removed, ranked on real images by one loss."""
     return [Cut("filters", share, "real", loss=loss) for share in study.scale.compression.fractions]
@@ -70,7 +76,7 @@ def run(study: Study, seeds: Sequence[int]) -> None:
     latency_cell(study)
     shares = [(cut, seed) for seed in seeds for cut in table4_cuts(study)]
     rankings = [cut for aware in (False, True) for cut in table9_cuts(study, aware)]
-    compared = [*table5_cuts(study).values(), *rankings]
+    compared = compared_cuts(study)
     losses = [cut for loss in ("ce", "kl") for cut in table10_cuts(study, loss)]
     cuts = [*shares, *((cut, first) for cut in (*compared, *losses))]
     cells_side_by_side(cut_cell, cut_key, study, dict.fromkeys(cuts))
@@ -79,9 +85,7 @@ def run(study: Study, seeds: Sequence[int]) -> None:
     tuned += [(cut, tuned_by(cut), False, first) for cut in table5_cuts(study).values()]
     tuned += [(cut, "real", True, first) for cut in rankings]
     cells_side_by_side(tuned_cell, _tuned_key, study, dict.fromkeys(tuned))
-    # What is timed wants the machine for itself.
-    for cut in dict.fromkeys(compared):
-        speed_cell(study, cut, first)
+    speeds_cell(study, compared, first)
 
 
 def tuned_cell(study: Study, cut: Cut, source: str, brief: bool, seed: int) -> dict:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +17,6 @@ from dilib.classifiers import Classifier
 from dilib.data import Split
 from dilib.evaluation import split_accuracy
 from dilib.latency import Clock, LookupTable, Operator
-from dilib.progress import bar
 from dilib.pruning import Coupled, Kept, Pruned, PruningSettings, Target, counts, coupled, prune, removed
 from dilib.scales import Compression
 from dilib.study import Study, plain
@@ -88,16 +87,10 @@ def _latency_metrics(study: Study) -> dict:
     settings, teacher = study.scale.compression, subject(study).load()
     operators, table, whole = lookup(study)
     groups = list(dict.fromkeys(operator.outputs for operator in operators))
-    looked_up, measured = [], []
     random = torch.Generator().manual_seed(0)
-    with _one_thread(), bar(settings.checked, "timing pruned networks") as progress:
-        clock = Clock(settings.batch, study.device)
-        for _ in range(settings.checked):
-            kept = _at_random(groups, settings.ranking.group, random)
-            looked_up.append(table.milliseconds(operators, counts(kept)))
-            measured.append(_network_milliseconds(clock, removed(teacher.network, kept, example(teacher)), teacher))
-            progress.update()
-        real = _network_milliseconds(clock, teacher.network, teacher)
+    every = [_at_random(groups, settings.ranking.group, random) for _ in range(settings.checked)]
+    looked_up = [table.milliseconds(operators, counts(kept)) for kept in every]
+    real, *measured = _timed(study, teacher, every)
     return {
         "r2": float(np.corrcoef(looked_up, measured)[0, 1] ** 2),
         "looked_up": looked_up,
@@ -117,8 +110,12 @@ def _at_random(groups: list[Coupled], step: int, random: torch.Generator) -> Kep
     return kept
 
 
-def _network_milliseconds(clock: Clock, network: nn.Module, teacher: Classifier) -> float:
-    return clock.network(network, teacher.preprocessing.size, teacher.preprocessing.channels)
+def _timed(study: Study, teacher: Classifier, every: list[Kept]) -> list[float]:
+    """Measured milliseconds of the whole network and of these cut ones, which take turns on one thread."""
+    networks = [teacher.network, *(removed(teacher.network, kept, example(teacher)) for kept in every)]
+    with _one_thread():
+        clock = Clock(study.scale.compression.batch, study.device)
+        return clock.networks(networks, teacher.preprocessing.size, teacher.preprocessing.channels)
 
 
 @contextlib.contextmanager
@@ -227,20 +224,21 @@ def _batches(teacher: Classifier, split: Split, size: int, seed: int) -> Iterato
         yield teacher.preprocessing.normalise(split.pixels[chosen]).to(device), split.labels[chosen]
 
 
-def speed_cell(study: Study, cut: Cut, seed: int) -> dict:
-    """Milliseconds that a pruned network really takes for a batch on one thread; for an otherwise idle machine."""
-    _, card, _ = cut_key(study, cut, seed)
-    return study.cell(f"speed--{cut.name}", card, lambda: _speed_metrics(study, cut, seed), seed)
+def speeds_cell(study: Study, cuts: Sequence[Cut], seed: int) -> dict:
+    """Milliseconds that pruned networks really take for a batch on one thread, by name, and the "whole" one's."""
+    name, card, _ = _speeds_key(study, cuts, seed)
+    return study.cell(name, card, lambda: _speeds_metrics(study, cuts, seed), seed)
 
 
-def finished_speeds(study: Study, cut: Cut) -> list[dict]:
+def finished_speeds(study: Study, cuts: Sequence[Cut]) -> list[dict]:
     """The cells there are, one a seed."""
-    return study.cells(f"speed--{cut.name}", cut_key(study, cut, 0)[1])
+    return study.cells(*_speeds_key(study, cuts, 0)[:2])
 
 
-def _speed_metrics(study: Study, cut: Cut, seed: int) -> dict:
-    teacher, (kept, _) = subject(study).load(), kept_filters(study, cut, seed)
-    with _one_thread():
-        clock = Clock(study.scale.compression.batch, study.device)
-        smaller = removed(teacher.network, kept, example(teacher))
-        return {"milliseconds": _network_milliseconds(clock, smaller, teacher)}
+def _speeds_key(study: Study, cuts: Sequence[Cut], seed: int) -> tuple[str, dict, int]:
+    return "speeds", {"cuts": [cut_key(study, cut, seed)[1] for cut in cuts]}, seed
+
+
+def _speeds_metrics(study: Study, cuts: Sequence[Cut], seed: int) -> dict:
+    every = [kept_filters(study, cut, seed)[0] for cut in cuts]
+    return dict(zip(("whole", *(cut.name for cut in cuts)), _timed(study, subject(study).load(), every), strict=True))

@@ -1,14 +1,16 @@
 """How long a network takes, from a table of its operators' times: look-up instead of measurement. Sec. 4.3, Eqs. 13–15.
 
-A machine's speed changes from minute to minute, so whatever is timed takes turns with one reference operator, and its
-time is a multiple of the reference's.
+A machine's speed changes from minute to minute, so what is to be compared takes turns: operators with one reference
+operator, networks with each other.
 """
 
+import itertools
 import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,29 +48,31 @@ class Operator:
 
 
 class Clock:
-    """Times anything in multiples of one reference operator, and gives milliseconds at that operator's median speed."""
+    """Times operators and networks for batches of `batch` images, whatever the machine's speed does meanwhile."""
 
-    def __init__(self, batch: int, device: torch.device, turns: int = TURNS):
-        self.batch, self.device, self.turns = batch, device, turns
+    def __init__(self, batch: int, device: torch.device):
+        self.batch, self.device = batch, device
         self.reference = self._convolution(Kind(3, 1, 1, False, REFERENCE[2]), *REFERENCE[:2])
-        self.unit = statistics.median(self._once(self.reference) for _ in range(5 * turns))
+
+    def networks(self, networks: Sequence[nn.Module], size: int, channels: int) -> list[float]:
+        """Milliseconds of a forward pass of one batch through each network, at the first one's median speed."""
+        images = self._images(channels, size)
+        frozen = [network.eval().to(self.device, memory_format=torch.channels_last) for network in networks]
+        ratios, unit = self._in_turns([partial(network, images) for network in frozen], 3 * TURNS)
+        return [unit * ratio for ratio in ratios]
+
+    def operator(self, kind: Kind, inputs: int, outputs: int) -> tuple[float, float]:
+        """A convolution of this kind with BatchNorm and ReLU: its time in reference operators, and theirs in ms."""
+        (_, ratio), unit = self._in_turns([self.reference, self._convolution(kind, inputs, outputs)], TURNS)
+        return ratio, unit
 
     @torch.inference_mode()
-    def milliseconds(self, work: Callable[[], object], turns: int) -> float:
-        """Median, over turns, of its time beside the reference's."""
-        self._once(work)
-        ratios = [self._once(work) / self._once(self.reference) for _ in range(turns)]
-        return 1000 * self.unit * statistics.median(ratios)
-
-    def network(self, network: nn.Module, size: int, channels: int) -> float:
-        """Milliseconds of a forward pass of one batch."""
-        frozen = network.eval().to(self.device, memory_format=torch.channels_last)
-        images = self._images(channels, size)
-        return self.milliseconds(lambda: frozen(images), 3 * self.turns)
-
-    def operator(self, kind: Kind, inputs: int, outputs: int) -> float:
-        """Milliseconds of a convolution of this kind, its BatchNorm and its ReLU on one batch."""
-        return self.milliseconds(self._convolution(kind, inputs, outputs), self.turns)
+    def _in_turns(self, works: Sequence[Callable[[], object]], turns: int) -> tuple[list[float], float]:
+        """Each work's median time as a multiple of the first one's in the same turn, and that one's median in ms."""
+        for work in works:
+            work()
+        seconds = np.array([[self._once(work) for work in works] for _ in range(turns)])
+        return np.median(seconds / seconds[:, :1], axis=0).tolist(), 1000 * np.median(seconds[:, 0]).item()
 
     def _convolution(self, kind: Kind, inputs: int, outputs: int) -> Callable[[], Tensor]:
         groups = inputs if kind.depthwise else 1
@@ -82,7 +86,6 @@ class Clock:
         images = torch.randn(self.batch, channels, size, size, device=self.device)
         return images.contiguous(memory_format=torch.channels_last)
 
-    @torch.inference_mode()
     def _once(self, work: Callable[[], object]) -> float:
         self._wait()
         started = time.perf_counter()
@@ -154,16 +157,20 @@ def measure(operators: Sequence[Operator], clock: Clock, steps: int) -> LookupTa
         before = most.get(each.kind, (0, 0))
         most[each.kind] = max(before[0], inputs), max(before[1], each.outputs.channels)
     shapes = {kind: _grid(kind, *channels, steps, operators) for kind, channels in most.items()}
-    grids = {}
+    grids, units = {}, []
     with bar(sum(len(rows) * len(columns) for rows, columns in shapes.values()), "timing operators") as progress:
         for kind, (rows, columns) in shapes.items():
             values = np.empty((len(rows), len(columns)))
-            for i, inputs in enumerate(rows):
-                for j, outputs in enumerate(columns):
-                    values[i, j] = clock.operator(kind, outputs if kind.depthwise else inputs, outputs)
-                    progress.update()
+            for (i, inputs), (j, outputs) in itertools.product(enumerate(rows), enumerate(columns)):
+                values[i, j], unit = clock.operator(kind, outputs if kind.depthwise else inputs, outputs)
+                units.append(unit)
+                progress.update()
             grids[kind] = rows, columns, values
-    return LookupTable(clock.batch, grids)
+    # The reference's typical speed over the whole time, not that of any one moment.
+    unit = statistics.median(units)
+    return LookupTable(
+        clock.batch, {kind: (rows, columns, unit * values) for kind, (rows, columns, values) in grids.items()}
+    )
 
 
 def _grid(kind: Kind, inputs: int, outputs: int, steps: int, operators) -> tuple[tuple[int, ...], tuple[int, ...]]:

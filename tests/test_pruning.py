@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -185,7 +184,7 @@ class CountingClock:
     batch = 1
 
     def operator(self, kind, inputs, outputs):
-        return kind.size * (1 + inputs / (outputs if kind.depthwise else 1)) * outputs
+        return 2 * kind.size * (1 + inputs / (outputs if kind.depthwise else 1)) * outputs, 0.5
 
 
 def test_a_table_sums_its_operators_and_interpolates_between_them(tmp_path):
@@ -203,8 +202,10 @@ def test_a_table_sums_its_operators_and_interpolates_between_them(tmp_path):
 
 
 def test_a_clock_reads_milliseconds():
-    clock = latency.Clock(batch=4, device=torch.device("cpu"), turns=3)
-    short = clock.operator(Kind(3, 1, 1, False, 8), 4, 4)
-    long = clock.operator(Kind(3, 1, 1, False, 32), 128, 128)
-    assert 0 < short < long
-    assert np.isfinite(clock.network(network("vgg11_bn"), 32, 3))
+    clock = latency.Clock(batch=4, device=torch.device("cpu"))
+    short, _ = clock.operator(Kind(3, 1, 1, False, 8), 4, 4)
+    long, unit = clock.operator(Kind(3, 1, 1, False, 32), 128, 128)
+    assert 0 < short < 1 < long
+    assert unit > 0
+    small, large = clock.networks([models.create("vgg11_bn", 4, width=width) for width in (1 / 16, 1)], 32, 3)
+    assert 0 < small < large
