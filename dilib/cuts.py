@@ -105,7 +105,7 @@ def _at_random(groups: list[Coupled], step: int, random: torch.Generator) -> Kep
     kept, share = {}, torch.rand((), generator=random).item()
     for group in groups:
         most = group.channels // step
-        wanted = (share + torch.rand((), generator=random).item()) / 2 * most
+        wanted = (2 * share + torch.rand((), generator=random).item()) / 3 * most
         kept[group] = torch.arange(group.channels) < max(1, round(wanted)) * step
     return kept
 
