@@ -7,16 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from dilib import sources
-from dilib.artifacts import digest, fingerprint
 from dilib.cuts import Cut, cut_cell, cut_key, example, kept_filters, latency_cell, speeds_cell, subject
 from dilib.data import Split
 from dilib.distillation import PoolSettings, distill_on_pool
-from dilib.inversion import invert
-from dilib.pool import ImagePool
 from dilib.progress import bar
 from dilib.pruning import removed
-from dilib.recipe import BATCH_SEEDS
-from dilib.statistics import FeatureStatistics
+from dilib.recipe import Rival
 from dilib.study import Study, plain
 from dilib.workers import cells_side_by_side
 
@@ -162,35 +158,17 @@ def adaptive_pools(study: Study, cut: Cut, seed: int) -> list[Tensor]:
 
 def adaptive_images(study: Study, cut: Cut, pools: list[Tensor], number: int, seed: int) -> Split:
     """The images of one adaptive round, made first if they are not there yet, against a student tuned on `pools`."""
-    settings, teacher = study.scale.compression, subject(study)
-    recipe = teacher.recipe(seed)
-    card = plain({"cut": _tuned_key(study, cut, "adaptive", False, seed)[1], "round": number, "seed": seed})
-    card["weights"] = fingerprint(recipe.teacher.network)
-    pool = ImagePool(study.artifacts / "pools" / digest(card), card)
-    student: list[nn.Module] = []
+    settings, recipe = study.scale.compression, subject(study).recipe(seed)
 
-    def make(index: int):
-        if not student:
-            words = f"{cut.name}, round {number + 1}"
-            student.append(_tuned(study, cut, torch.cat(pools), settings.brief, words, seed)[0].eval())
-        return invert(
-            recipe.teacher.network,
-            recipe.teacher.preprocessing,
-            recipe.labels(index),
-            replace(recipe.objective, alpha_c=settings.alpha_c),
-            recipe.schedule(index),
-            statistics=FeatureStatistics.from_batchnorm(recipe.teacher.network, first=recipe.first_layer),
-            student=student[0],
-            # Neither the plain images' noise nor another round's.
-            seed=(seed * ROUNDS + number + 1) * BATCH_SEEDS - 1 - index,
-        )
+    def student() -> nn.Module:
+        words = f"{cut.name}, round {number + 1}"
+        return _tuned(study, cut, torch.cat(pools), settings.brief, words, seed)[0].eval()
 
-    batches = -(-settings.adaptive // recipe.batch_size)
-    pixels = []
-    with bar(batches, f"adaptive images, round {number + 1}, seed {seed}") as progress:
-        for index in pool.fill(batches, make):
-            pixels.append((index, recipe.teacher.preprocessing.to_pixels(pool.load(index)[0])))
-            progress.update()
-    ordered = torch.cat([images for _, images in sorted(pixels, key=lambda pair: pair[0])])
-    labels = torch.cat([recipe.labels(index) for index in range(batches)])
-    return Split(ordered[: settings.adaptive], labels[: settings.adaptive])
+    competing = replace(
+        recipe,
+        objective=replace(recipe.objective, alpha_c=settings.alpha_c),
+        rival=Rival({"cut": _tuned_key(study, cut, "adaptive", False, seed)[1], "round": number}, student),
+        # Neither the plain images' noise nor another round's.
+        seed=seed + 1000 * (number + 1),
+    )
+    return sources.dreamt(study, competing, settings.adaptive)

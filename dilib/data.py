@@ -125,8 +125,12 @@ def check_name(name: str) -> None:
 
 
 def title(name: str) -> str:
-    """The data set's name in print."""
-    return TITLES.get(name) or Path(name.removeprefix("folder:")).resolve().name
+    """The data set's name in print; an image folder's is what its title.txt says, or else its own name."""
+    if name in TITLES:
+        return TITLES[name]
+    folder = Path(name.removeprefix("folder:")).expanduser().resolve()
+    said = folder / "title.txt"
+    return said.read_text().strip() if said.exists() else folder.name
 
 
 def slug(name: str) -> str:

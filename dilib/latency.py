@@ -145,8 +145,10 @@ class LookupTable:
     def operator(self, kind: Kind, inputs: int, outputs: int) -> float:
         """LAT(o_l), interpolated between the measured shapes; a depthwise kind has one row, for any inputs."""
         rows, columns, values = self.grids[kind]
-        along_outputs = [np.interp(outputs, columns, row) for row in values]
-        return float(np.interp(inputs, rows, along_outputs))
+        above = min(np.searchsorted(rows, inputs), len(rows) - 1)
+        around = slice(max(above - 1, 0), above + 1)
+        along_outputs = [np.interp(outputs, columns, row) for row in values[around]]
+        return float(np.interp(inputs, rows[around], along_outputs))
 
 
 def measure(operators: Sequence[Operator], clock: Clock, steps: int) -> LookupTable:

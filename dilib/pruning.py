@@ -4,6 +4,7 @@ The ranking needs images but no labels: its loss is the distance to what the who
 """
 
 import copy
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -25,8 +26,9 @@ TARGETS = ("filters", "flops", "latency")
 class PruningSettings:
     """`filters` are removed at a time, in groups of `group` of one layer, each time after `batches` mini-batches.
 
-    `eta` is the weight of the milliseconds that a group saves (Eq. 10); 0 for plain Taylor ranking. `loss` is "kl", to
-    the whole network's softmax without labels, or "ce" with them (Table 10).
+    `eta` is the weight of the milliseconds that a group saves (Eq. 10), in units of the median group's importance and
+    saving; 0 for plain Taylor ranking. `loss` is "kl", to the whole network's softmax without labels, or "ce" with them
+    (Table 10).
     """
 
     filters: int = 32
@@ -143,6 +145,11 @@ class Gates:
             for group in self.kept
         }
 
+    @property
+    def all_open(self) -> bool:
+        """Whether nothing is removed yet."""
+        return all(stays.all() for stays in self.kept.values())
+
     def remove(self, group: Coupled, members: Tensor) -> None:
         """Close the gates of these filters of a set."""
         self.kept[group][members] = False
@@ -239,24 +246,46 @@ def _loss(gates: Gates, whole: nn.Module, images: Tensor, labels: Tensor, kind: 
         return F.cross_entropy(logits, labels.to(logits.device))
     with torch.no_grad():
         unpruned = whole(images.to(gates.dtype, memory_format=torch.channels_last)).to(logits.dtype)
+    if gates.all_open:
+        # Both networks agree, so the divergence has no gradient yet; what the network predicts has one.
+        return F.cross_entropy(logits, unpruned.argmax(1))
     return losses.distillation(unpruned, logits, temperature=1.0)
 
 
 def _lowest(kept: Kept, scores, settings: PruningSettings, milliseconds) -> list[tuple[Coupled, Tensor]]:
     """The groups of filters with the lowest scores, up to `settings.filters` in all; every set keeps one group."""
-    there, candidates = counts(kept), []
-    now = milliseconds(there) if settings.eta else 0.0
+    there, size, candidates = counts(kept), settings.group, []
     for group, score in scores.items():
-        order = score.masked_fill(~kept[group], torch.inf).argsort()[: there[group]]
-        saved = milliseconds(there | {group: there[group] - settings.group}) - now if settings.eta else 0.0
-        for start in range(0, there[group] - 2 * settings.group + 1, settings.group):
-            members = order[start : start + settings.group]
-            candidates.append((score[members].sum().item() + settings.eta * saved, group, members))
-    candidates.sort(key=lambda candidate: candidate[0])
+        starts = range(0, there[group] - 2 * size + 1, size)
+        saved = _saving(there, group, size, milliseconds) if settings.eta and starts else 0.0
+        order = score.masked_fill(~kept[group], torch.inf).argsort()
+        for members in (order[start : start + size] for start in starts):
+            candidates.append((score[members].sum().item(), saved, group, members))
     chosen, left = [], settings.filters
-    for _, group, members in candidates:
+    for _, _, group, members in _by_score(candidates, settings.eta):
         if left <= 0:
             break
         chosen.append((group, members))
-        left -= len(group.convolutions) * settings.group
+        left -= len(group.convolutions) * size
     return chosen
+
+
+def _by_score(candidates: list[tuple], eta: float) -> list[tuple]:
+    """Candidates (importance, milliseconds saved, …) by Eq. 10, lowest first.
+
+    Importance grows by orders of magnitude as a network shrinks, so η weighs the latency in units of what is typical.
+    """
+    if not (eta and candidates):
+        return sorted(candidates, key=lambda candidate: candidate[0])
+    typical = [statistics.median(abs(candidate[i]) for candidate in candidates) for i in (0, 1)]
+    weight = eta * typical[0] / max(typical[1], 1e-9)
+    return sorted(candidates, key=lambda candidate: candidate[0] - weight * candidate[1])
+
+
+def _saving(there: Mapping[Coupled, int], group: Coupled, size: int, milliseconds) -> float:
+    """-I_S,lat of Eq. 13: the milliseconds that `size` filters of a set save, at the best rate that lies ahead.
+
+    Operators get faster in steps: one group less may save nothing, and the next one pays for both.
+    """
+    now, fewer = milliseconds(there), range(there[group] - size, 0, -size)
+    return max(size * (now - milliseconds({**there, group: left})) / (there[group] - left) for left in fewer)

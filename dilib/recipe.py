@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dilib.artifacts import fingerprint, fingerprint_of
 from dilib.classifiers import Classifier
@@ -13,6 +14,18 @@ from dilib.statistics import FeatureStatistics
 from dilib.study import plain
 
 BATCH_SEEDS = 1_000_000  # batch i of a pool with seed s starts from noise with seed s·BATCH_SEEDS + i
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A student that images compete with, trained only where one of them is missing; `card` is all it depends on."""
+
+    card: dict
+    train: Callable[[], nn.Module]
+
+    @cached_property
+    def network(self) -> nn.Module:
+        return self.train()
 
 
 @dataclass(frozen=True)
@@ -30,13 +43,16 @@ class Recipe:
     first_layer: float = 1.0
     seed: int = 0
     statistics: FeatureStatistics | None = None  # in place of BatchNorm's
+    rival: Rival | None = None  # for R_compete
 
     @property
     def card(self) -> dict:
         """All that the images depend on."""
-        settings = {name: value for name, value in vars(self).items() if name not in ("teacher", "statistics")}
+        settings = {name: value for name, value in vars(self).items() if name not in ("teacher", "statistics", "rival")}
         if self.statistics:
             settings["statistics"] = fingerprint_of(self.statistics.tensors())
+        if self.rival:
+            settings["rival"] = self.rival.card
         teacher = {
             "teacher": self.teacher.name,
             "weights": fingerprint(self.teacher.network),
@@ -63,6 +79,7 @@ class Recipe:
             self.objective,
             self.schedule(index),
             statistics=self.statistics or FeatureStatistics.from_batchnorm(network, first=self.first_layer),
+            student=self.rival.network if self.rival else None,
             seed=self.seed * BATCH_SEEDS + index,
             watch=watch,
         )

@@ -1,6 +1,7 @@
 """Filters ranked, gated and removed; latencies looked up."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -142,6 +143,23 @@ def test_a_costly_layer_goes_first_if_latency_counts():
     }
     left = {eta: {g.convolutions[0]: n for g, n in pruning.counts(found).items()} for eta, found in kept.items()}
     assert left[1.0]["0.8"] == 12 < left[0.0]["0.8"]
+
+
+def test_a_filter_is_worth_its_share_of_the_next_step_down():
+    group = coupled(network("vgg11_bn"), IMAGES)[0]
+
+    def stairs(counts):
+        return math.ceil(counts[group] / 16)
+
+    assert pruning._saving({group: 20}, group, 2, stairs) == 2 * 1 / 4  # four filters reach the step, two save nothing
+    assert pruning._saving({group: 17}, group, 1, stairs) == 1
+
+
+def test_the_first_groups_are_ranked_although_both_networks_still_agree():
+    whole = network("vgg11_bn")
+    gates = Gates(whole, coupled(whole, IMAGES), torch.float32)
+    loss = pruning._loss(gates, whole, IMAGES, torch.zeros(8, dtype=torch.long), "kl")
+    assert max(score.max() for score in gates.importance(loss).values()) > 0
 
 
 @pytest.mark.parametrize(
