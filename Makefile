@@ -7,7 +7,7 @@ READY   := .venv/.ready
 REPRODUCE = $(BIN)/python -m dilib.reproduce --results $(RESULTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce smoke bench test format lab clean
+.PHONY: help setup reproduce report smoke bench test format lab clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ setup: $(READY) ## install everything into .venv
 reproduce: $(READY) ## run the study: tables, figures and report into results/SCALE/DATASET
 	$(REPRODUCE) --scale $(SCALE) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) \
 	    $(if $(SEEDS),--seeds $(SEEDS)) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ADDED),--added $(ADDED))
+
+report: $(READY) ## rebuild results/REPORT.md and .html, and the README's summary, from the results there are
+	$(BIN)/python -m dilib.overall --results $(RESULTS) --readme README.md
 
 smoke: $(READY) ## run every notebook at toy size, in a few minutes
 	$(REPRODUCE) --scale smoke

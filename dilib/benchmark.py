@@ -76,7 +76,7 @@ class Throughput:
     image_updates_per_second: float
 
 
-PARTS = {Row: "rows", Throughput: "processes"}  # of results/bench/DEVICE.json
+PARTS = {Row: "rows", Throughput: "processes"}  # of results/bench/DEVICE.json; either can be measured anew by itself
 WORKLOADS = (
     *(
         Workload(models.NAMES[name], partial(models.create, name, 10), batch, 32, 10)
@@ -290,17 +290,18 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     described = {**provenance(device), "commit": commit(), "precision": str(compute_dtype(device))}
-    path = Path(options.results) / "bench" / f"{_slug(described['device'])}.json"
-    content = json.loads(path.read_text()) if path.exists() else {}
+    name = described.pop("device")
+    path = Path(options.results) / "bench" / f"{_slug(name)}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"device": name, "measured_with": {}}
     for part, rows in (("rows", _steps(device)), ("processes", _processes(device))):
         if options.only in (None, part):
-            content[part] = {**described, "measured": []}
+            content["measured_with"][part], content[part] = described, []
             for found in rows:
                 print(as_table(found), "\n", flush=True)
                 # Written after each, so that stopping early loses only the one being timed.
-                content[part]["measured"] += [asdict(row) for row in found]
+                content[part] += [asdict(row) for row in found]
                 write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-    steps = pd.DataFrame(content.get("rows", {}).get("measured", []))
+    steps = pd.DataFrame(content.get("rows", []))
     if len(steps):
         plots.save(plots.step_times(steps), path.with_suffix(".png"))
     print(f"The benchmark is {path}")
@@ -318,8 +319,7 @@ def _processes(device: torch.device) -> Iterator[list[Throughput]]:
 def measured(results: Path, kind: type[Row] | type[Throughput] = Row) -> pd.DataFrame:
     """What `make bench` found on every device so far, one line a row of that kind."""
     files = [json.loads(path.read_text()) for path in sorted((results / "bench").glob("*.json"))]
-    parts = [content[PARTS[kind]] for content in files if PARTS[kind] in content]
-    rows = [{"device": part["device"], **row} for part in parts for row in part["measured"]]
+    rows = [{"device": content["device"], **row} for content in files for row in content.get(PARTS[kind], [])]
     return pd.DataFrame(rows, columns=["device", *(field.name for field in fields(kind))])
 
 

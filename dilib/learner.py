@@ -25,7 +25,7 @@ from dilib.training import train
 from dilib.workers import side_by_side
 
 DREAMS = ("deepdream", "deepinversion")  # the methods that make images
-WATCHED = 1000  # images of a data set that are looked at along the way, and that its statistics are measured on
+WATCHED = 500  # images of a data set that are looked at along the way, and that its statistics are measured on
 AT_ONCE = 250  # images in a forward pass
 
 

@@ -281,9 +281,10 @@ def latencies(looked_up: Sequence[float], measured: Sequence[float], r2: float) 
 
 
 def tuning_sources(entries: pd.DataFrame, teacher: float) -> Figure:
-    """Table 4 as a picture: top-1 after tuning by image source, one panel a share of filters removed."""
+    """Table 4 as a picture: top-1 by image source, one panel a column."""
     columns = list(entries["column"].unique())
-    figure, axes = plt.subplots(1, len(columns), figsize=(6.2 * len(columns), 4.8), sharey=True, squeeze=False)
+    width = 6.2 if len(columns) < 3 else 3.6
+    figure, axes = plt.subplots(1, len(columns), figsize=(width * len(columns), 4.8), sharey=True, squeeze=False)
     for axis, column in zip(axes[0], columns, strict=True):
         shown = entries[entries["column"] == column]
         colours = [PALETTE.get(row, "lightgray") for row in shown["row"]]

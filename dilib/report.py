@@ -44,7 +44,8 @@ def write_table(study: Study, number: int, entries: list[dict], caption: str) ->
 
 
 def _text(row) -> str:
-    ours = NOT_RUN if row.seeds == 0 else f"{row.ours:.2f}"
+    missing = "–" if "quoted" in row.row else NOT_RUN
+    ours = missing if row.seeds == 0 else f"{row.ours:.2f}"
     if row.seeds > 1:
         ours += f" ± {row.ours_std:.2f} ({row.seeds} seeds)"
     return f"{ours} (paper: {row.paper:.2f})" if pd.notna(row.paper) else f"{ours} (paper: –)"
@@ -71,8 +72,13 @@ def write_claim(study: Study, claim: int, outcome: str, evidence: str) -> None:
 
 def read_claims(study: Study) -> pd.DataFrame:
     """All claims of the paper, by number, with their verdicts so far."""
+    return claims_in(study.results)
+
+
+def claims_in(results: Path) -> pd.DataFrame:
+    """The same from a folder of results."""
     claims = pd.DataFrame({"statement": CLAIMS, "verdict": NOT_RUN, "evidence": ""}).rename_axis("claim")
-    path = study.results / "claims.csv"
+    path = results / "claims.csv"
     if path.exists():
         claims.update(pd.read_csv(path, keep_default_na=False).set_index("claim")[["verdict", "evidence"]])
     return claims
@@ -113,6 +119,7 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "imagenet_colours": "Mean colours of synthesised and real images of the same class.",
     "growth": "How the time of an update grows with the number of images and their resolution.",
     "growth_images": "Images made at a single resolution and at several.",
+    "quantization": "A network on few bits, by the images that set its ranges.",
     "frontier": "How few updates a batch will do: student top-1 by schedule.",
 }
 
@@ -120,7 +127,7 @@ FIGURES = {  # in the report's order; a file that is not there is left out
 def write_report(study: Study) -> Path:
     """REPORT.md: the study's tables, its figures and the verdict on every claim."""
     parts = [f"# {data.title(study.dataset)} at {study.scale.name} scale\n"]
-    parts += [path.read_text() for path in sorted(study.results.glob("table*.md"), key=_table_number)]
+    parts += [path.read_text() for path in sorted(study.results.glob("table*.md"), key=table_number)]
     for name, caption in FIGURES.items():
         if (study.results / f"{name}.png").exists():
             parts.append(f"![{caption}]({name}.png)\n\n*{caption}*\n")
@@ -131,16 +138,21 @@ def write_report(study: Study) -> Path:
     return path
 
 
-def _table_number(path: Path) -> int:
+def cells(results: Path) -> list[dict]:
+    """All cells of one study's results."""
+    return [json.loads(path.read_text()) for path in sorted((results / "cells").glob("*.json"))]
+
+
+def table_number(path: Path) -> int:
+    """7 for table7.md."""
     return int("".join(filter(str.isdigit, path.stem)))
 
 
 def _how_it_was_made(study: Study) -> str:
     """Number and seconds of the cells behind the report, by device and commit."""
-    cells = [json.loads(path.read_text()) for path in (study.results / "cells").glob("*.json")]
-    if not cells:
+    if not (every := cells(study.results)):
         return "No cell has been run.\n"
-    made = pd.DataFrame(cells).groupby(["device", "commit"])["seconds"].agg(cells="count", seconds="sum").reset_index()
+    made = pd.DataFrame(every).groupby(["device", "commit"])["seconds"].agg(cells="count", seconds="sum").reset_index()
     return f"## How it was made\n\n{made.to_markdown(index=False)}\n"
 
 

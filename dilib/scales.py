@@ -124,6 +124,17 @@ class Compression:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """Sec. 5: the network put on so many `bits`, with ranges set on `calibrating` images, and tuned on `images`."""
+
+    network: str
+    bits: tuple[int, ...]
+    calibrating: int
+    images: int
+    tuning: PoolSettings
+
+
+@dataclass(frozen=True)
 class ImageNet:
     """Sec. 4.2: which network images are made from, which ones judge them, and how: one for each entry of `classes`.
 
@@ -161,6 +172,7 @@ class Scale:
     continual: Continual
     continual_imagenet: Continual
     compression: Compression
+    quantization: Quantization
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
 
@@ -253,6 +265,8 @@ PAPER_COMPRESSION = Compression(
     brief=PoolSettings(rounds=15, updates=645, lr=0.01, decay_at=(2 / 3,), shift=4, temperature=10.0),
 )
 
+GPU_TUNING = PoolSettings(rounds=5, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0)
+
 SCALES = {
     "smoke": Scale(
         name="smoke",
@@ -322,6 +336,9 @@ SCALES = {
             tuning=PoolSettings(rounds=1, updates=3, batch_size=20, shift=1, flip=False),
             brief=PoolSettings(rounds=1, updates=2, batch_size=20, shift=1, flip=False),
         ),
+        quantization=Quantization(
+            "resnet18", (8, 4), 20, 50, PoolSettings(rounds=1, updates=2, batch_size=20, shift=1, flip=False)
+        ),
     ),
     "laptop": Scale(
         name="laptop",
@@ -366,7 +383,7 @@ SCALES = {
             added=("digits", "photographs_grey"),
             old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
             schedule=replace(LAPTOP_SCHEDULE, stages=((32, 120),)),
-            extension=ExtensionSettings(updates=400, images_per_class=100, lr=0.4),
+            extension=ExtensionSettings(updates=320, images_per_class=100, lr=0.4),
             binary=TrainingSettings(epochs=1, lr=0.05),
         ),
         continual_imagenet=LITE_CONTINUAL,
@@ -386,6 +403,7 @@ SCALES = {
             tuning=_tuning(2, 130),
             brief=_tuning(1, 130),
         ),
+        quantization=Quantization("resnet18", (8, 6, 4), 256, 1024, _tuning(1, 130)),
         adaptive_after=2,
     ),
     "gpu": Scale(
@@ -428,8 +446,9 @@ SCALES = {
             images=20_000,
             adaptive=5_000,
             tuning=PoolSettings(rounds=10, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0),
-            brief=PoolSettings(rounds=5, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0),
+            brief=GPU_TUNING,
         ),
+        quantization=Quantization("resnet34", (8, 6, 4), 256, 20_000, GPU_TUNING),
     ),
     "paper": Scale(
         name="paper",
@@ -475,6 +494,7 @@ SCALES = {
         ),
         continual_imagenet=PAPER_CONTINUAL,
         compression=PAPER_COMPRESSION,
+        quantization=Quantization("resnet34", (8, 6, 4), 256, 20_000, GPU_TUNING),
     ),
 }
 

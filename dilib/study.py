@@ -86,6 +86,7 @@ class Study:
                 _write_tiles(path.with_suffix(".png"), samples)
             content = {
                 "name": name,
+                "title": data.title(self.dataset),
                 "seed": seed,
                 "metrics": plain(metrics),
                 "settings": settings,

@@ -58,7 +58,7 @@ def test_what_was_measured_is_read_back(tmp_path):
     assert benchmark.measured(tmp_path).empty
     row = benchmark.Throughput("tiny", 2, 30.0)
     (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "a.json").write_text(json.dumps({"processes": {"device": "a", "measured": [vars(row)]}}))
+    (tmp_path / "bench" / "a.json").write_text(json.dumps({"device": "a", "processes": [vars(row)]}))
     found = benchmark.measured(tmp_path, benchmark.Throughput)
     assert found.to_dict("records") == [
         {"device": "a", "network": "tiny", "processes": 2, "image_updates_per_second": 30}

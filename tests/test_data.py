@@ -43,6 +43,12 @@ def test_larger_images_are_cropped_at_their_centre(tmp_path):
     assert data.load(name, tmp_path / "cache").train.pixels[0].min() == 255
 
 
+def test_a_folder_may_name_itself(tmp_path):
+    name = write_images(tmp_path / "pets")
+    (tmp_path / "pets" / "title.txt").write_text("Pets (JPEG)\n")
+    assert (data.title(name), data.slug(name)) == ("Pets (JPEG)", "folder-pets")
+
+
 def test_a_changed_folder_is_decoded_again(tmp_path):
     name = write_images(tmp_path / "pets")
     data.load(name, tmp_path / "cache")

@@ -15,5 +15,5 @@ def test_environment_yml_lists_the_same_dependencies():
 
 def test_bare_make_lists_the_targets():
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("reproduce", "smoke", "test", "lab", "clean"):
+    for target in ("reproduce", "report", "smoke", "test", "lab", "clean"):
         assert f"make {target}" in shown

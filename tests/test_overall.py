@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dilib import overall, report
+from dilib.paper import CLAIMS, EXPERIMENTS
+
+ROOT = Path(__file__).parent.parent
+COLUMNS = ["table", "row", "column", "metric", "ours", "ours_std", "seeds", "paper"]
+
+
+def study(results, place, title, verdicts, seeds):
+    """A study's results as its notebooks would leave them: one cell, one table, claims."""
+    folder = results / place
+    (folder / "cells").mkdir(parents=True)
+    cell = {"name": "teacher", "title": title, "seconds": 90.0, "device": "a CPU, 2 threads", "commit": "abc"}
+    (folder / "cells" / "teacher--seed0.json").write_text(json.dumps(cell))
+    claims = pd.DataFrame({"statement": CLAIMS, "verdict": report.NOT_RUN, "evidence": ""}).rename_axis("claim")
+    for claim, verdict in verdicts.items():
+        claims.loc[claim, ["verdict", "evidence"]] = [verdict, f"measured in {title}"]
+    claims.reset_index().to_csv(folder / "claims.csv", index=False)
+    pd.DataFrame([["table1", "DAFL", "top-1", "top1", 50.0, 1.0, seeds, 92.22]], columns=COLUMNS).to_csv(
+        folder / "table1.csv", index=False
+    )
+    (folder / "table1.md").write_text(f"**Table 1.** Of {title}.\n")
+
+
+@pytest.fixture
+def results(tmp_path):
+    study(tmp_path, "laptop/digits", "Digits", {1: "confirmed", 3: "refuted"}, seeds=2)
+    study(tmp_path, "gpu/folder-mine", "My own (JPEG)", {1: "mixed"}, seeds=0)
+    study(tmp_path, "smoke/digits", "Digits of CI", {2: "confirmed"}, seeds=1)
+    return tmp_path
+
+
+def test_every_study_but_ci_s_is_in_the_report_under_its_own_name(results):
+    (results / "readme.md").write_text(
+        f"# Mine\n{overall.MARKS[0]}\nstale\n{overall.MARKS[1]}\nkept\n{overall.DIFFERENCES}\n- one thing\n## Citing\n"
+    )
+    assert overall.main(["--results", str(results), "--readme", str(results / "readme.md")]) == 0
+    text = (results / "REPORT.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| 1. Noise"))
+    assert [field.strip() for field in line.split("|")[2:4]] == ["confirmed", "mixed"]  # laptop before gpu
+    assert "- My own (JPEG), gpu: **mixed**. measured in My own (JPEG)" in text
+    assert "of CI" not in text
+    assert "- one thing" in text
+    readme = (results / "readme.md").read_text()
+    assert line in readme
+    assert readme.startswith("# Mine\n")
+    assert "kept" in readme
+    assert "stale" not in readme
+    page = (results / "REPORT.html").read_text()
+    assert "<table>" in page
+    assert "My own (JPEG)" in page
+
+
+def test_an_experiment_without_numbers_counts_as_not_run(results):
+    found = overall.studies(results)
+    line = next(line for line in overall._experiments(found).splitlines() if "| Table 1 " in line)
+    assert "Digits, laptop" in line  # two seeds
+    assert "My own" not in line  # none
+    assert "`paper` scale has not been run" in overall._experiments(found)
+    assert "`gpu` scale" not in overall._experiments(found)
+
+
+def test_no_results_are_refused_in_one_line(tmp_path, capsys):
+    assert overall.main(["--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: no results in {tmp_path}; run `make reproduce` first\n"
+
+
+def test_the_readme_s_summary_is_that_of_the_committed_results():
+    assert overall.summary(overall.studies(ROOT / "results")) in (ROOT / "README.md").read_text()
+
+
+def test_every_experiment_has_its_notebook():
+    assert [each.name for each in EXPERIMENTS if not (ROOT / "notebooks" / f"{each.notebook}.ipynb").exists()] == []

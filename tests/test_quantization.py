@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+from dilib import few_bits, models, sources
+from dilib.quantization import ActivationGrid, WeightGrid, quantized
+from dilib.study import Study
+
+IMAGES = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(params=["vgg11_bn", "resnet18"])
+def network(request):
+    torch.manual_seed(0)
+    built = models.create(request.param, 4, width=1 / 8)
+    for _ in range(20):
+        built(torch.randn(16, 3, 32, 32))  # BatchNorm's statistics settle
+    return built.eval()
+
+
+def test_weights_fall_on_the_nearest_of_seven_levels_by_channel():
+    weight = torch.tensor([[3.0, -1.4, 0.6], [0.3, 0.04, -0.16]])
+    expected = torch.tensor([[3.0, -1.0, 1.0], [0.3, 0.0, -0.2]])
+    torch.testing.assert_close(WeightGrid(3)(weight), expected)
+
+
+def test_activations_keep_the_range_of_the_images_that_set_it():
+    grid = ActivationGrid(4)
+    ramp = torch.arange(16.0)
+    assert torch.equal(grid(ramp), ramp)
+    torch.testing.assert_close(grid(torch.tensor([20.0, -1.0, 7.4])), torch.tensor([15.0, 0.0, 7.0]))
+
+
+def test_one_outlier_does_not_set_the_range():
+    values = torch.cat([torch.linspace(0, 1, 10_000), torch.tensor([8.0])])
+    grid = ActivationGrid(4)
+    rounded = grid(values)[:-1]
+    assert (rounded - values[:-1]).square().mean() < (8 / 15) ** 2 / 12 / 4  # a grid up to 8 has steps of 8/15
+
+
+@torch.no_grad()
+def test_more_bits_come_closer_to_the_whole_network(network):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    whole = network(IMAGES)
+    errors = [(quantized(network, IMAGES, bits)(IMAGES) - whole).norm() / whole.norm() for bits in (8, 6, 4, 2)]
+    assert errors == sorted(errors)
+    assert errors[0] < errors[1] / 2 < 0.2  # two bits are four times the error, or nearly
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_gradients_pass_through_the_rounding(network):
+    student = quantized(network, IMAGES, 4)
+    student(IMAGES).square().sum().backward()
+    gradients = [parameter.grad for parameter in student.parameters()]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_bits_out_of_range_are_refused(network):
+    with pytest.raises(ValueError, match="9 bits are out of range; choose from 2 to 8"):
+        quantized(network, IMAGES, 9)
+
+
+def test_cells_of_every_source(tmp_path):
+    study = Study("smoke", "digits", str(tmp_path / "results"), str(tmp_path / "artifacts"))
+    few_bits.run(study, [0])
+    assert set(few_bits.available(study)) == {few_bits.NOISE, *sources.SOURCES}
+    (eight,) = few_bits.finished(study, "real", 8, tuned=False)
+    (four,) = few_bits.finished(study, "real", 4, tuned=True)
+    assert abs(eight["metrics"]["top1"] - eight["metrics"]["teacher_top1"]) < 3
+    assert len(four["metrics"]["history"]) == 1
