@@ -44,9 +44,12 @@ class Results:
         """The folder, as a link from the report."""
         return f"{self.scale}/{self.folder.name}"
 
-    def has(self, files: Sequence[str]) -> bool:
-        """Whether any of these tables (with a number in it) or figures is there."""
-        return any(_ran(self.folder / file) for file in files)
+    def shows(self, experiment: Experiment) -> bool:
+        """Whether its table is there with a number of ours in it, its figure, or a verdict on its claim."""
+        path = self.folder / experiment.file
+        if experiment.claim:
+            return report.claims_in(self.folder).loc[experiment.claim, "verdict"] != report.NOT_RUN
+        return path.exists() and (path.suffix != ".csv" or bool((pd.read_csv(path)["seeds"] > 0).any()))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -136,14 +139,8 @@ def _experiments(found: Sequence[Results]) -> str:
 
 
 def _where(found: Sequence[Results], each: Experiment) -> str:
-    ran = [study for study in found if study.has(each.files)]
-    return ", ".join(f"[{study.name}]({study.place}/REPORT.md)" for study in ran) or f"not run: {each.waits_for}"
-
-
-def _ran(path: Path) -> bool:
-    if path.suffix != ".csv" or not path.exists():
-        return path.exists()
-    return bool((pd.read_csv(path)["seeds"] > 0).any())
+    ran = [study for study in found if study.shows(each)]
+    return ", ".join(f"[{study.name}]({study.place}/REPORT.md)" for study in ran) or "not run"
 
 
 def _tables(found: Sequence[Results]) -> str:
@@ -153,8 +150,8 @@ def _tables(found: Sequence[Results]) -> str:
     paths.sort(key=lambda path: (report.table_number(path), list(named).index(path.parent)))
     parts = ["## Tables"]
     for path in paths:
-        executed = f"[{named[path.parent]}]({path.relative_to(path.parents[2]).with_suffix('.csv')})"
-        parts.append(f"### Table {report.table_number(path)}: {executed}\n\n{path.read_text().strip()}")
+        study = f"[{named[path.parent]}]({path.relative_to(path.parents[2]).with_suffix('.csv')})"
+        parts.append(f"### Table {report.table_number(path)}: {study}\n\n{path.read_text().strip()}")
     return "\n\n".join(parts)
 
 

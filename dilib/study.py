@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dilib import data
 from dilib.artifacts import write_atomically
-from dilib.scales import SCALES, Scale, check_scale
+from dilib.scales import SCALES, Scale, check_scale, scale_for
 
 TILES = 10  # sample images in a row of a cell's PNG
 
@@ -30,9 +30,9 @@ class Study:
 
     def __init__(self, scale: str, dataset: str | None = None, results: str = "results", artifacts: str = "artifacts"):
         check_scale(scale)
-        self.scale: Scale = SCALES[scale]
-        self.dataset = dataset or self.scale.dataset
+        self.dataset = dataset or SCALES[scale].dataset
         data.check_name(self.dataset)
+        self.scale: Scale = scale_for(scale, self.dataset)
         self.place = Path(scale) / data.slug(self.dataset)
         self.results, self.artifacts = Path(results) / self.place, Path(artifacts) / self.place
         self.data_folder = Path(artifacts) / "data"
