@@ -72,14 +72,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def studies(results: Path) -> list[Results]:
-    """All studies that have claims or cells, by scale; CI's is left out."""
+    """All studies that have a cell, by scale; CI's is left out."""
     scales = [name for name in SCALES if name != CI]
-    folders = [path.parent for scale in scales for path in sorted(results.glob(f"{scale}/*/cells"))]
+    cells = [path.parent for scale in scales for path in sorted(results.glob(f"{scale}/*/cells/*.json"))]
+    folders = [path.parent for path in dict.fromkeys(cells)]
     return [Results(folder, folder.parent.name, _title(folder)) for folder in folders]
 
 
 def _title(folder: Path) -> str:
-    """The data set's name as its newest cell has it."""
+    """The data set's name as its cells have it."""
     titles = [cell.get("title") for cell in report.cells(folder)]
     return next(filter(None, titles), data.TITLES.get(folder.name, folder.name))
 
@@ -111,7 +112,7 @@ def overall(found: Sequence[Results], results: Path, differences: str) -> str:
 
 
 def _evidence(found: Sequence[Results]) -> str:
-    """What each verdict rests on, and where the claim would have been shown if nothing was run."""
+    """What each verdict rests on."""
     claims = {each.name: report.claims_in(each.folder) for each in found}
     lines = ["### Evidence"]
     for number, words in CLAIMS.items():
