@@ -383,7 +383,7 @@ SCALES = {
             added=("digits", "photographs_grey"),
             old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
             schedule=replace(LAPTOP_SCHEDULE, stages=((32, 120),)),
-            extension=ExtensionSettings(updates=320, images_per_class=100, lr=0.4),
+            extension=ExtensionSettings(updates=250, images_per_class=64, lr=0.5, decay_at=(0.6, 0.8)),
             binary=TrainingSettings(epochs=1, lr=0.05),
         ),
         continual_imagenet=LITE_CONTINUAL,
