@@ -267,6 +267,8 @@ PAPER_COMPRESSION = Compression(
 
 GPU_TUNING = PoolSettings(rounds=5, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0)
 
+FOLDED_LR = 1e-3  # without BatchNorm, which quantisation folds away, higher rates diverge
+
 SCALES = {
     "smoke": Scale(
         name="smoke",
@@ -403,7 +405,7 @@ SCALES = {
             tuning=_tuning(2, 130),
             brief=_tuning(1, 130),
         ),
-        quantization=Quantization("resnet18", (8, 6, 4), 256, 1024, _tuning(1, 130)),
+        quantization=Quantization("resnet18", (8, 4, 3), 256, 1024, replace(_tuning(1, 130), lr=FOLDED_LR)),
         adaptive_after=2,
     ),
     "gpu": Scale(
@@ -448,7 +450,7 @@ SCALES = {
             tuning=PoolSettings(rounds=10, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0),
             brief=GPU_TUNING,
         ),
-        quantization=Quantization("resnet34", (8, 6, 4), 256, 20_000, GPU_TUNING),
+        quantization=Quantization("resnet34", (8, 4, 3), 256, 20_000, replace(GPU_TUNING, lr=FOLDED_LR)),
     ),
     "paper": Scale(
         name="paper",
@@ -494,7 +496,7 @@ SCALES = {
         ),
         continual_imagenet=PAPER_CONTINUAL,
         compression=PAPER_COMPRESSION,
-        quantization=Quantization("resnet34", (8, 6, 4), 256, 20_000, GPU_TUNING),
+        quantization=Quantization("resnet34", (8, 4, 3), 256, 20_000, replace(GPU_TUNING, lr=FOLDED_LR)),
     ),
 }
 
