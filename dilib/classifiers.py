@@ -105,7 +105,8 @@ def _torchvision(name: str) -> tuple[nn.Module, Preprocessing]:
     except (OSError, RuntimeError) as error:
         raise Unreachable(
             f"the weights of {title(name)} can't be had ({' '.join(str(error).split())[:120]}); connect to a network, "
-            f"or put {weights.url.rsplit('/', 1)[1]} into {torch.hub.get_dir()}/checkpoints"
+            f"put {weights.url.rsplit('/', 1)[1]} into {torch.hub.get_dir()}/checkpoints, or use EfficientNet-Lite0, "
+            "which the laptop scale does"
         ) from error
     finally:
         socket.setdefaulttimeout(before)

@@ -145,7 +145,8 @@ def test_dreams_of_added_classes_aim_at_statistics_of_what_was_added(tmp_path, m
     monkeypatch.setattr(continual, "learn_new_classes", lambda *arguments, **_: None)
     known, _ = continual._after(study, "vgg11_bn", ("digits",), "oracle_distill", 0)
     stored = FeatureStatistics.from_batchnorm(known.network)
-    seen = FeatureStatistics.from_images(known.network, known.preprocessing.normalise(added.train.pixels))
+    looked_at = continual_data.some(added.train, learner.WATCHED).pixels
+    seen = FeatureStatistics.from_images(known.network, known.preprocessing.normalise(looked_at))
     torch.testing.assert_close(known.statistics.means[3], (2 * stored.means[3] + seen.means[3]) / 3)
     recipe = learner.recipe(study, "vgg11_bn", known, "deepinversion", 0)
     assert recipe.card != replace(recipe, statistics=None).card
