@@ -70,5 +70,5 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
         layer.inputs = ActivationGrid(own)
         layer.register_forward_pre_hook(lambda layer, inputs: layer.inputs(inputs[0]))
     with torch.no_grad():
-        folded(images)
+        folded(images.to(next(folded.parameters()).device))
     return folded
