@@ -10,7 +10,7 @@ from dilib import sources
 from dilib.cuts import Cut, cut_cell, cut_key, example, kept_filters, latency_cell, speeds_cell, subject
 from dilib.data import Split
 from dilib.distillation import PoolSettings, distill_on_pool
-from dilib.progress import bar
+from dilib.progress import counted
 from dilib.pruning import removed
 from dilib.recipe import Rival
 from dilib.study import Study, plain
@@ -134,17 +134,9 @@ def _tuned(
     teacher = subject(study).load()
     kept, _ = kept_filters(study, cut, seed)
     student = removed(teacher.network, kept, example(teacher)).to(memory_format=torch.channels_last)
-    with bar(tuning.rounds, f"tuning {words}, seed {seed}") as progress:
-        history = distill_on_pool(
-            teacher.network,
-            student,
-            pool,
-            teacher.preprocessing,
-            study.data.test,
-            tuning,
-            seed=seed,
-            on_round=lambda done: progress.update(done - progress.n),
-        )
+    with counted(tuning.rounds, f"tuning {words}, seed {seed}") as on_round:
+        how = {"seed": seed, "on_round": on_round}
+        history = distill_on_pool(teacher.network, student, pool, teacher.preprocessing, study.data.test, tuning, **how)
     return student, history
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dilib import sources
-from dilib.artifacts import digest, has_tensors, load_tensors, save_tensors
+from dilib.artifacts import digest, has_tensors, load_tensors, save_tensors, weights
 from dilib.continual_data import HALF, check, data_sets, first_of_each, metric, sizes, some
 from dilib.data import Data, Split
 from dilib.extension import METHODS, extend, learn_new_classes
@@ -150,8 +150,8 @@ def _after(study: Study, network: str, added: tuple[str, ...], method: str, seed
     with study.lock(f"continual-{path.stem}"):
         if not has_tensors(path, card):
             progress = _learn(study, network, added, before, known, method, seed)
-            weights = {f"network.{name}": value for name, value in known.network.state_dict().items()}
-            save_tensors(path, weights | progress | joined(before, known, new).tensors(), card)
+            learnt = {f"network.{name}": value for name, value in weights(known.network).items()}
+            save_tensors(path, learnt | progress | joined(before, known, new).tensors(), card)
     tensors, _ = load_tensors(path, card)
     known.network.load_state_dict({name[8:]: value for name, value in tensors.items() if name.startswith("network.")})
     known.network.eval()

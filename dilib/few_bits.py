@@ -10,7 +10,7 @@ from dilib.data import Split
 from dilib.distillation import distill_on_pool
 from dilib.evaluation import split_accuracy, top1
 from dilib.models import Preprocessing
-from dilib.progress import bar
+from dilib.progress import counted
 from dilib.quantization import quantized
 from dilib.study import Study, plain
 from dilib.subject import Subject
@@ -96,15 +96,7 @@ def _images(study: Study, source: str, count: int, seed: int) -> Tensor:
 def _tuned(study: Study, teacher, student: nn.Module, pool: Tensor, words: str, seed: int) -> list[float]:
     """Top-1 along the distillation of the whole network into the rounded one, in place."""
     tuning = study.scale.quantization.tuning
-    with bar(tuning.rounds, f"tuning {words}, seed {seed}") as progress:
-        history = distill_on_pool(
-            teacher.network,
-            student,
-            pool,
-            teacher.preprocessing,
-            study.data.test,
-            tuning,
-            seed=seed,
-            on_round=lambda done: progress.update(done - progress.n),
-        )
+    with counted(tuning.rounds, f"tuning {words}, seed {seed}") as on_round:
+        how = {"seed": seed, "on_round": on_round}
+        history = distill_on_pool(teacher.network, student, pool, teacher.preprocessing, study.data.test, tuning, **how)
     return history["student_on_test"]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dilib import sources
-from dilib.artifacts import has_tensors, load_tensors, save_tensors
+from dilib.artifacts import has_tensors, load_tensors, save_tensors, weights
 from dilib.classifiers import CLASSES, Classifier
 from dilib.continual_data import HALF, data_sets, sizes, some
 from dilib.data import Data, Split
 from dilib.evaluation import predict, split_accuracy
 from dilib.extension import binary_cross_entropy, extend, shift_to_binary
 from dilib.models import Preprocessing
-from dilib.progress import bar
+from dilib.progress import counted
 from dilib.recipe import Recipe
 from dilib.statistics import FeatureStatistics
 from dilib.study import TILES, Study, plain
@@ -77,7 +77,7 @@ def _binary(study: Study, network: str, teacher: nn.Module, preprocessing: Prepr
     with study.lock(f"teacher-binary-{network}"):
         if not has_tensors(path, card):
             shift_to_binary(teacher, _logits(teacher, preprocessing, some(split, WATCHED)))
-            with bar(settings.epochs, "binary cross-entropy for LwF.MC") as progress:
+            with counted(settings.epochs, "binary cross-entropy for LwF.MC") as on_epoch:
                 train(
                     teacher.requires_grad_(True),
                     split.pixels.to(study.device),
@@ -85,9 +85,9 @@ def _binary(study: Study, network: str, teacher: nn.Module, preprocessing: Prepr
                     settings,
                     loss_of=binary_cross_entropy,
                     prepare=preprocessing.normalise,
-                    on_epoch=lambda epoch, _: progress.update(epoch - progress.n),
+                    on_epoch=on_epoch,
                 )
-            save_tensors(path, teacher.state_dict(), card)
+            save_tensors(path, weights(teacher), card)
     teacher.load_state_dict(load_tensors(path, card)[0])
     return teacher.eval()
 

@@ -31,9 +31,10 @@ PATIENCE = 0.5  # seconds between looks at batches that other processes are maki
 
 @dataclass(frozen=True)
 class ImagePool:
-    """Batches of images (N, C, H, W), normalised for their teacher, as half-precision safetensors in one folder.
+    """Batches of images (N, C, H, W), normalised for their teacher, as 8-bit safetensors in one folder.
 
-    `card` says what made them (teacher, settings, seed); a file that carries another card is not part of this pool.
+    A channel's values in a batch are evenly spaced over its range; whoever makes a batch gets it back as the file has
+    it. `card` says what made them (teacher, settings, seed); a file that carries another card is not part of this pool.
     """
 
     folder: Path
@@ -44,21 +45,27 @@ class ImagePool:
 
     def save(self, index: int, images: Tensor, labels: Tensor, history: Tensor) -> None:
         """Write batch `index` whole or not at all."""
-        tensors = {"images": images.half(), "labels": labels, "history": history}
-        save_tensors(self.path(index), tensors, {**self.card, "index": index})
+        tensors = {**_in_8_bits(images), "labels": labels, "history": history}
+        save_tensors(self.path(index), tensors, self._card_of(index))
 
     def history(self, index: int) -> Tensor:
         """The loss terms (updates, 4) along the making of batch `index`, which must be there."""
-        return load_tensors(self.path(index), {**self.card, "index": index})[0]["history"]
+        return load_tensors(self.path(index), self._card_of(index))[0]["history"]
 
     def load(self, index: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor] | None:
         """Images and labels of batch `index`, or None if it is missing, truncated or not this pool's."""
-        found = load_tensors(self.path(index), {**self.card, "index": index})
-        return found and (found[0]["images"].float().to(device), found[0]["labels"].to(device))
+        found = load_tensors(self.path(index), self._card_of(index))
+        if found is None:
+            return None
+        tensors = {name: tensor.to(device) for name, tensor in found[0].items()}
+        return _in_32_bits(tensors["images"], tensors["lowest"], tensors["step"]), tensors["labels"]
 
     def has(self, index: int) -> bool:
         """Whether batch `index` is there, whole and this pool's."""
-        return has_tensors(self.path(index), {**self.card, "index": index})
+        return has_tensors(self.path(index), self._card_of(index))
+
+    def _card_of(self, index: int) -> dict:
+        return {**self.card, "index": index, "bits": 8}
 
     def check(self) -> None:
         """Raise ValueError if the folder holds a pool whose card says otherwise than this one's."""
@@ -116,6 +123,17 @@ class ImagePool:
         return True
 
 
+def _in_8_bits(images: Tensor) -> dict[str, Tensor]:
+    """Images (N, C, H, W) as uint8, with each channel's `lowest` value and the `step` between two, (C, 1, 1)."""
+    lowest, highest = (extreme(images.float(), dim=(0, 2, 3))[:, None, None] for extreme in (torch.amin, torch.amax))
+    step = (highest - lowest).clamp_min(torch.finfo().tiny) / 255
+    return {"images": ((images - lowest) / step).round().to(torch.uint8), "lowest": lowest, "step": step}
+
+
+def _in_32_bits(images: Tensor, lowest: Tensor, step: Tensor) -> Tensor:
+    return images * step + lowest
+
+
 def _flat(value: dict, prefix: str = "") -> dict:
     """Nested dictionaries as one, its keys joined by dots."""
     parts = [_flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in value.items()]
@@ -146,7 +164,8 @@ class PoolDataset(Dataset):
         with safe_open(self.paths[batch], framework="pt") as file:
             images, labels = (file.get_slice(name) for name in ("images", "labels"))
             place += labels.get_shape()[0]
-            return images[place].float(), int(labels[place : place + 1])
+            image = _in_32_bits(images[place], file.get_tensor("lowest"), file.get_tensor("step"))
+            return image, int(labels[place : place + 1])
 
 
 def _count(path: Path) -> int:

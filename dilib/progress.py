@@ -23,6 +23,13 @@ def bar(total: int, label: str):
     return tqdm(total=total, desc=label, leave=False)
 
 
+@contextmanager
+def counted(total: int, label: str):
+    """Meanwhile a bar, as a function that is told how much is done in all."""
+    with bar(total, label) as progress:
+        yield lambda done, *_: progress.update(done - progress.n)
+
+
 def without_bars(text: str) -> str:
     """Captured terminal text less the bars drawn in it."""
     return re.sub(r"\n*\r[^\r\n]*|\n*(\x1b\[A)+", "", text)

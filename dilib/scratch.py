@@ -15,7 +15,7 @@ from dilib.artifacts import digest, fingerprint
 from dilib.data import Unreachable
 from dilib.distillation import PoolSettings, distill_on_pool
 from dilib.evaluation import split_accuracy
-from dilib.progress import bar
+from dilib.progress import counted
 from dilib.study import Study, plain
 from dilib.subject import subject
 from dilib.workers import cells_side_by_side
@@ -108,7 +108,7 @@ def _taught(study: Study, source: str, count: int, settings: PoolSettings, seed:
     pool = sources.images(study, source, name, count, seed)
     _, card, _ = _key(study, source, count, settings, seed)
     card |= {"seed": seed, "teacher_weights": fingerprint(teacher.network)}
-    with bar(settings.rounds, f"student on {count} {sources.SOURCES[source]}, seed {seed}") as progress:
+    with counted(settings.rounds, f"student on {count} {sources.SOURCES[source]}, seed {seed}") as on_round:
         history = distill_on_pool(
             teacher.network,
             student,
@@ -119,7 +119,7 @@ def _taught(study: Study, source: str, count: int, settings: PoolSettings, seed:
             seed=seed,
             checkpoint=study.artifacts / "students" / f"{digest(card)}.safetensors",
             card=card,
-            on_round=lambda done: progress.update(done - progress.n),
+            on_round=on_round,
         )
     return {
         "top1": history["student_on_test"][-1],

@@ -13,7 +13,7 @@ from dilib.data import Split
 from dilib.evaluation import split_accuracy
 from dilib.gan import ConditionalGenerator
 from dilib.pool import ImagePool
-from dilib.progress import bar
+from dilib.progress import bar, counted
 from dilib.recipe import Recipe
 from dilib.study import Study, plain
 from dilib.subject import subject as subject_of
@@ -168,7 +168,7 @@ def generator(study: Study, seed: int) -> tuple[ConditionalGenerator, float]:
     of_gan = study.scale.sources.gan
     card = plain({"dataset": study.place.name, "gan": of_gan, "seed": seed})
     path = study.artifacts / "gans" / f"{digest(card)}.safetensors"
-    with study.lock(f"gan-{path.stem}"), bar(of_gan.rounds, f"training the GAN, seed {seed}") as progress:
+    with study.lock(f"gan-{path.stem}"), counted(of_gan.rounds, f"training the GAN, seed {seed}") as on_round:
         return gan.train_gan(
             study.data,
             of_gan,
@@ -176,5 +176,5 @@ def generator(study: Study, seed: int) -> tuple[ConditionalGenerator, float]:
             seed=seed,
             checkpoint=path,
             card=card,
-            on_round=lambda done: progress.update(done - progress.n),
+            on_round=on_round,
         )

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dilib import models
-from dilib.artifacts import load_tensors, save_tensors
+from dilib.artifacts import load_tensors, save_tensors, weights
 from dilib.evaluation import accuracy
-from dilib.progress import bar
+from dilib.progress import counted
 from dilib.statistics import FeatureStatistics, batch_moments, observe
 from dilib.study import Study, plain
 from dilib.training import train
@@ -43,7 +43,7 @@ def load_teacher(study: Study, name: str) -> nn.Module:
     with study.lock(f"teacher-{name}"):
         if load_tensors(path, card) is None:
             _train_teacher(study, name, network)
-            save_tensors(path, network.state_dict(), card)
+            save_tensors(path, weights(network), card)
     network.load_state_dict(load_tensors(path, card)[0])
     return network.to(study.device).eval()
 
@@ -76,7 +76,7 @@ def _train_teacher(study: Study, name: str, network: nn.Module) -> None:
     settings, split = study.scale.training[name], study.data.train
     checkpoint = _teacher_path(study, name).with_suffix(".checkpoint.safetensors")
     images = study.data.preprocessing.normalise(split.pixels).to(study.device)
-    with bar(settings.epochs, f"training {models.NAMES[name]}") as progress:
+    with counted(settings.epochs, f"training {models.NAMES[name]}") as on_epoch:
         train(
             network,
             images,
@@ -84,7 +84,7 @@ def _train_teacher(study: Study, name: str, network: nn.Module) -> None:
             settings,
             checkpoint=checkpoint,
             card=plain(teacher_settings(study, name)),
-            on_epoch=lambda epoch, _: progress.update(epoch - progress.n),
+            on_epoch=on_epoch,
         )
 
 

@@ -13,7 +13,7 @@ from dilib.evaluation import accuracy
 from dilib.generator import distill_with_generator
 from dilib.inversion import Objective, balanced_labels, invert
 from dilib.pool import ImagePool
-from dilib.progress import bar
+from dilib.progress import counted
 from dilib.recipe import BATCH_SEEDS
 from dilib.statistics import FeatureStatistics
 from dilib.study import TILES, Study, plain
@@ -107,7 +107,7 @@ def taught_by_inversion(study, teacher, student, method, statistics, seed, setti
     source = _ImageSource(study, teacher, student, method, statistics, seed)
     student_network = fresh_network(study, student, seed=seed + 1)
     rounds = study.scale.distillation[teacher, student].rounds
-    with bar(rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as progress:
+    with counted(rounds, f"{pair_name(teacher, student)}, {method}, seed {seed}") as on_round:
         history = distill(
             source.teacher,
             student_network,
@@ -117,7 +117,7 @@ def taught_by_inversion(study, teacher, student, method, statistics, seed, setti
             seed=seed,
             checkpoint=_student_path(study, settings, seed),
             card={"settings": settings, "seed": seed, "teacher_weights": fingerprint(source.teacher)},
-            on_round=lambda done: progress.update(done - progress.n),
+            on_round=on_round,
         )
     # Competition shows in the last batch; without it, the one batch that starts from noise alone shows the method best.
     images, labels = source(rounds - 1 if method == "adaptive" else 0, student_network)
@@ -135,7 +135,7 @@ def taught_by_inversion(study, teacher, student, method, statistics, seed, setti
 def _taught_by_generator(study, teacher, student, seed, settings) -> dict:
     generator_settings, network = study.scale.generator, load_teacher(study, teacher)
     student_network = fresh_network(study, student, seed=seed + 1)
-    with bar(generator_settings.student.rounds, f"{pair_name(teacher, student)}, dafl, seed {seed}") as progress:
+    with counted(generator_settings.student.rounds, f"{pair_name(teacher, student)}, dafl, seed {seed}") as on_round:
         generator, history = distill_with_generator(
             network,
             student_network,
@@ -145,7 +145,7 @@ def _taught_by_generator(study, teacher, student, seed, settings) -> dict:
             seed=seed,
             checkpoint=_student_path(study, settings, seed),
             card={"settings": settings, "seed": seed, "teacher_weights": fingerprint(network)},
-            on_round=lambda done: progress.update(done - progress.n),
+            on_round=on_round,
         )
     with torch.no_grad():
         random = torch.Generator().manual_seed(seed)

@@ -5,8 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 SCRIPT = """
 import sys
@@ -22,8 +25,8 @@ def start(folder, method):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def metrics(folder):
-    cell = next(folder.glob("results/smoke/digits/cells/transfer*.json"))
+def metrics(folder, method):
+    cell = next(folder.glob(f"results/smoke/digits/cells/transfer*--{method}--*.json"))
     found = json.loads(cell.read_text())["metrics"]
     return {name: value for name, value in found.items() if "seconds" not in name}
 
@@ -49,5 +52,21 @@ def test_kill_and_run_again(tmp_path, method):
         process.wait()
     assert kills >= 2
     assert start(killed, method).wait() == 0
-    assert metrics(killed) == metrics(undisturbed)
+    assert metrics(killed, method) == metrics(undisturbed, method)
     assert not list(killed.rglob("*.tmp"))[3:], "at most one temporary file a kill"
+
+
+def test_another_machine_goes_on_with_what_is_carried_there(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    assert start(here, "deepinversion").wait() == 0
+    subprocess.run(["make", "-f", ROOT / "Makefile", "carry", "SCALE=smoke"], cwd=here, check=True, capture_output=True)
+    subprocess.run(["tar", "-xf", here / "carried.tar"], cwd=there, check=True)
+    carried = {path: path.stat().st_mtime_ns for path in there.rglob("*.safetensors")}
+    assert {path.parent.name for path in carried} > {"teachers"}
+    assert not [path for path in carried if path.parent.name == "students"]
+    for folder in (here, there):
+        assert start(folder, "adaptive").wait() == 0
+    assert metrics(there, "deepinversion") == metrics(here, "deepinversion")
+    assert metrics(there, "adaptive") == metrics(here, "adaptive")
+    assert {path: path.stat().st_mtime_ns for path in carried} == carried, "the teacher and its images were made again"

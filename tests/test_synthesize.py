@@ -78,7 +78,7 @@ def test_a_pool_is_a_torch_dataset(alone):
     for number in (0, BATCH - 1, BATCH, BATCHES * BATCH - 1):
         image, label = pool[number]
         batch = load_file(alone / "pool" / f"batch-{number // BATCH:05d}.safetensors")
-        assert torch.equal(image, batch["images"][number % BATCH].float())
+        assert torch.equal(image, batch["images"][number % BATCH] * batch["step"] + batch["lowest"])
         assert label == batch["labels"][number % BATCH] == number % 10
     images, labels = next(iter(DataLoader(pool, batch_size=4, shuffle=True)))
     assert (images.shape, labels.shape) == ((4, 1, 32, 32), (4,))
