@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dilib import losses, parallel
 from dilib.data import Split
-from dilib.evaluation import accuracy, split_accuracy
+from dilib.evaluation import accuracy, glimpse, split_accuracy
 from dilib.inversion import compute_dtype
 from dilib.models import Preprocessing
 from dilib.statistics import frozen_copy
@@ -89,6 +89,7 @@ def distill(
 
     `fresh_batch(round, student)` gives the round's new images (N, C, H, W) and labels (N,): it may load or make them.
     They are used for an update at once and join the pool, from which the round's other batches are drawn at random.
+    The student is watched on some of the `test` images, (images, labels), and judged on all of them at the end.
     Goes on from `checkpoint` if there is one with the same `card`. Raises FloatingPointError on a loss not finite.
     """
     dtype = compute_dtype(test[0].device)
@@ -108,7 +109,7 @@ def distill(
         loss = _teach_round(frozen_teacher, student, optimizer, pool, settings, index, seed)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"distillation loss {loss.item()} in round {index + 1}; lower lr ({settings.lr})")
-        history["student_on_test"].append(accuracy(student, *test))
+        history["student_on_test"].append(accuracy(student, *(test if index + 1 == settings.rounds else glimpse(test))))
         history["seconds"].append(time.perf_counter() - started)
         if checkpoint:
             extra = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}

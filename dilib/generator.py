@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dilib.distillation import DistillationSettings, scaled_distillation
-from dilib.evaluation import accuracy
+from dilib.evaluation import accuracy, glimpse
 from dilib.inversion import compute_dtype
 from dilib.models import Preprocessing
 from dilib.statistics import frozen_copy
@@ -117,7 +117,7 @@ def distill_with_generator(
             loss = _joint_step(frozen, student, generator, latents, optimizer, generator_optimizer, settings)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"DAFL loss {loss.item()} in round {index + 1}; lower one of the learning rates")
-        history["student_on_test"].append(accuracy(student, *test))
+        history["student_on_test"].append(accuracy(student, *(test if index + 1 == teaching.rounds else glimpse(test))))
         history["seconds"].append(time.perf_counter() - started)
         if checkpoint:
             extra = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}

@@ -12,7 +12,7 @@ from dilib.training import TrainingSettings
 
 PAIRS = (("vgg11_bn", "vgg11_bn"), ("vgg11_bn", "resnet18"), ("resnet34", "resnet18"))  # teacher, student: Table 1
 
-TEACHERS = ("vgg11_bn", "resnet34", "resnet18")  # of Table 1; data sets are added to the last, too
+TEACHERS = ("vgg11_bn", "resnet34", "resnet18")  # Table 1 starts from the first two
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,13 @@ class Scale:
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
 
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The networks that experiments start from."""
+        pruned, quantized = self.compression.network, self.quantization.network
+        used = {*(teacher for teacher, _ in PAIRS), self.scratch.teacher, *self.continual.networks, pruned, quantized}
+        return tuple(name for name in TEACHERS if name in used)
+
 
 def _laptop(rounds: int, updates: int) -> DistillationSettings:
     return DistillationSettings(
@@ -248,6 +255,15 @@ PAPER_CONTINUAL = Continual(
     binary=TrainingSettings(epochs=1, lr=0.01, shift=16),
 )
 
+CIFAR_CONTINUAL = Continual(
+    networks=("resnet34", "vgg11_bn"),
+    added=("cub200", "flowers102"),
+    old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
+    schedule=Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True),
+    extension=ExtensionSettings(),
+    binary=TrainingSettings(epochs=2, lr=0.05),
+)
+
 PAPER_COMPRESSION = Compression(
     network="resnet34",
     ranking=PruningSettings(),
@@ -268,6 +284,7 @@ PAPER_COMPRESSION = Compression(
 GPU_TUNING = PoolSettings(rounds=5, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0)
 
 FOLDED_LR = 1e-3  # without BatchNorm, which quantisation folds away, higher rates diverge
+CIFAR_QUANTIZATION = Quantization("resnet34", (8, 4, 3), 256, 20_000, replace(GPU_TUNING, lr=FOLDED_LR))
 
 SCALES = {
     "smoke": Scale(
@@ -415,7 +432,13 @@ SCALES = {
         training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=30)),
         batch_size=256,
         schedule=dict.fromkeys(TEACHERS, Schedule(((32, 500),), lr=0.1, decay="cosine", jitter=2)),
-        distillation=dict.fromkeys(PAIRS, DistillationSettings(rounds=200, updates=100)),
+        # As in the paper, half as many batches from ResNet-34, whose updates take longer
+        distillation={
+            pair: DistillationSettings(rounds=200, updates=100)
+            if pair[0] == "vgg11_bn"
+            else DistillationSettings(rounds=100, updates=200)
+            for pair in PAIRS
+        },
         generator=GeneratorSettings(student=DistillationSettings(rounds=100, updates=100)),
         statistics=Statistics((1, 10, 100, 1000), DistillationSettings(rounds=200, updates=100)),
         frontier=Frontier((62, 125, 250, 500), (1000, 2000), student=DistillationSettings(rounds=50, updates=100)),
@@ -434,14 +457,7 @@ SCALES = {
             long=PoolSettings(rounds=80, updates=195, lr=0.1, shift=4, mixup=0.2),
             rounds=(30, 55),
         ),
-        continual=Continual(
-            networks=("resnet34", "vgg11_bn"),
-            added=("cub200", "flowers102"),
-            old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
-            schedule=Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True),
-            extension=ExtensionSettings(),
-            binary=TrainingSettings(epochs=2, lr=0.05),
-        ),
+        continual=CIFAR_CONTINUAL,
         continual_imagenet=PAPER_CONTINUAL,
         compression=replace(
             PAPER_COMPRESSION,
@@ -450,7 +466,7 @@ SCALES = {
             tuning=PoolSettings(rounds=10, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0),
             brief=GPU_TUNING,
         ),
-        quantization=Quantization("resnet34", (8, 4, 3), 256, 20_000, replace(GPU_TUNING, lr=FOLDED_LR)),
+        quantization=CIFAR_QUANTIZATION,
     ),
     "paper": Scale(
         name="paper",
@@ -486,17 +502,10 @@ SCALES = {
             long=PoolSettings(rounds=250, updates=195, lr=0.1, shift=4, mixup=0.2),
             rounds=(90, 170),
         ),
-        continual=Continual(
-            networks=("resnet34", "vgg11_bn"),
-            added=("cub200", "flowers102"),
-            old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
-            schedule=Schedule(((32, 2000),), lr=0.05, jitter=4, clip=True),
-            extension=ExtensionSettings(),
-            binary=TrainingSettings(epochs=2, lr=0.05),
-        ),
+        continual=CIFAR_CONTINUAL,
         continual_imagenet=PAPER_CONTINUAL,
         compression=PAPER_COMPRESSION,
-        quantization=Quantization("resnet34", (8, 4, 3), 256, 20_000, replace(GPU_TUNING, lr=FOLDED_LR)),
+        quantization=CIFAR_QUANTIZATION,
     ),
 }
 
