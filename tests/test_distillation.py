@@ -5,7 +5,7 @@ import torch
 
 from dilib import data, models
 from dilib.distillation import RECORDED, DistillationSettings, distill, scaled_distillation
-from dilib.evaluation import accuracy
+from dilib.evaluation import accuracy, glimpse
 from dilib.training import TrainingSettings, augment, train
 
 SETTINGS = DistillationSettings(rounds=6, updates=25, batch_size=100, shift=1, flip=False)
@@ -48,6 +48,13 @@ def test_a_student_learns_from_the_teacher_alone(digits, digit_teacher):
     assert history["student_on_test"][-1] == accuracy(student, *test)
     assert accuracy(digit_teacher, *test) > 90
     assert accuracy(student, *test) > 75
+
+
+def test_a_glimpse_of_images_in_order_of_class_has_all_classes_alike():
+    images, labels = torch.arange(100.0), torch.arange(100) // 10
+    seen, named = glimpse((images, labels))
+    assert torch.equal(labels[seen.long()], named)
+    assert named.bincount().tolist() == [2] * 10
 
 
 def test_stopping_after_any_round_changes_nothing(digits, digit_teacher, tmp_path):
