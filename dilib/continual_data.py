@@ -21,15 +21,11 @@ def sizes(study: Study) -> Continual:
     return study.scale.continual_imagenet if study.dataset == "imagenet" else study.scale.continual
 
 
-def check_addition(known: Sequence[str], channels: int, added: Data) -> None:
-    """Raise ValueError unless the data set can be added to a network with these classes and input channels."""
+def check_addition(known: Sequence[str], added: Data) -> None:
+    """Raise ValueError unless the data set can be added to a network with these classes."""
     clash = sorted(set(known) & set(added.classes))
     if clash:
         raise ValueError(f"{added.title} has classes that are known already ({', '.join(clash[:3])}); rename them")
-    if added.preprocessing.channels != channels:
-        raise ValueError(
-            f"{added.title} has {added.preprocessing.channels} channel(s), the network takes {channels}; convert it"
-        )
     for label, name in enumerate(added.classes):
         if not (added.train.labels == label).any():
             raise ValueError(f"{added.title} has no training image of class {name!r}; remove the class or add images")
@@ -42,7 +38,7 @@ def check(study: Study, added: tuple[str, ...]) -> None:
     if len(classes) != there:
         raise ValueError(f"{first.title} has {there} classes here and the network {len(classes)}; put the others there")
     for other in others:
-        check_addition(classes, first.preprocessing.channels, other)
+        check_addition(classes, other)
         classes += other.classes
 
 
@@ -52,12 +48,21 @@ def metric(column: str) -> str:
 
 
 def data_sets(study: Study, added: tuple[str, ...]) -> list[Data]:
-    """The base and the data sets added to it, in order; for (HALF,) the base's old classes and its new ones."""
+    """The base and the data sets added to it, in order and with its number of channels.
+
+    For (HALF,) they are the base's old classes and its new ones.
+    """
     settings = sizes(study)
     if added == (HALF,):
         return list(halves(study.data, settings.old))
     first = _imagenet(study, settings.size) if study.dataset == "imagenet" else study.data
-    return [first, *(_loaded(name, study.data_folder, settings.size) for name in added)]
+    others = [_loaded(name, study.data_folder, settings.size) for name in added]
+    return [first, *(_in_channels(each, first.preprocessing.channels) for each in others)]
+
+
+def _in_channels(each: Data, channels: int) -> Data:
+    train, test = (Split(data.in_channels(split.pixels, channels), split.labels) for split in (each.train, each.test))
+    return replace(each, train=train, test=test)
 
 
 def _imagenet(study: Study, size: int) -> Data:

@@ -138,6 +138,16 @@ def slug(name: str) -> str:
     return name if name in TITLES else "folder-" + Path(name.removeprefix("folder:")).resolve().name
 
 
+def in_channels(pixels: Tensor, channels: int) -> Tensor:
+    """uint8 images (N, C, H, W) with another number of channels: grey by luminance, or grey repeated."""
+    if pixels.shape[1] == channels:
+        return pixels
+    if channels == 1:
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        return (pixels.float() * weights).sum(1, keepdim=True).round().to(torch.uint8)
+    return pixels.expand(-1, channels, -1, -1)
+
+
 def _preprocessing(pixels: Tensor, size: int) -> Preprocessing:
     sample = pixels[:: max(1, len(pixels) // 10_000)].float().div(255).transpose(0, 1).flatten(1)
     return Preprocessing(

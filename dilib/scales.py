@@ -519,6 +519,7 @@ LAPTOP_NATURAL = replace(
         "vgg11_bn": replace(LAPTOP_WARM, stages=((32, 400),)),
         "resnet34": replace(LAPTOP_SCHEDULE, stages=((32, 200),)),
     },
+    continual=replace(SCALES["laptop"].continual, added=("digits", "photographs"), old=CIFAR_CONTINUAL.old),
 )
 
 

@@ -58,7 +58,7 @@ def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Te
     """`count` images, uint8 (N, C, H, W), on the CPU; the first of any larger number."""
     make: dict[str, Callable[[], Tensor]] = {
         "real": lambda: chosen(study.data.train.pixels, count, seed),
-        "proxy": lambda: like(chosen(_proxy(study), count, seed), study.data.preprocessing.channels),
+        "proxy": lambda: data.in_channels(chosen(_proxy(study), count, seed), study.data.preprocessing.channels),
         "gan": lambda: gan.sample(generator(study, seed)[0], count, seed).pixels,
         "deepinversion": lambda: dreamt(study, subject_of(study, teacher).recipe(seed), count).pixels,
     }
@@ -70,16 +70,6 @@ def chosen(pixels: Tensor, count: int, seed: int) -> Tensor:
     if count > len(pixels):
         raise ValueError(f"{count} images are asked for, but the data set has {len(pixels)}; ask for fewer")
     return pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:count]]
-
-
-def like(pixels: Tensor, channels: int) -> Tensor:
-    """uint8 images (N, C, H, W) with another number of channels: grey by luminance, or grey repeated."""
-    if pixels.shape[1] == channels:
-        return pixels
-    if channels == 1:
-        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        return (pixels.float() * weights).sum(1, keepdim=True).round().to(torch.uint8)
-    return pixels.expand(-1, channels, -1, -1)
 
 
 def _proxy(study: Study) -> Tensor:

@@ -166,6 +166,15 @@ def test_half_of_a_lone_validation_split_stands_in_for_training_images(tmp_path,
     assert not (base.train.pixels == base.test.pixels).any()
 
 
+def test_grey_images_are_added_to_a_network_that_takes_colours(tmp_path):
+    study = Study("smoke", "photographs", tmp_path / "results", tmp_path / "artifacts")
+    continual_data.check(study, ("digits",))
+    colours, digits = continual_data.data_sets(study, ("digits",))
+    assert colours.train.pixels.shape[1] == digits.train.pixels.shape[1] == digits.test.pixels.shape[1] == 3
+    assert (digits.train.pixels[:, :1] == digits.train.pixels).all()
+    assert not (colours.train.pixels[:, :1] == colours.train.pixels).all()
+
+
 def test_a_chain_reuses_its_first_link(tmp_path, monkeypatch, half_digits):
     """Adding A, then A and B: the second run starts from the weights that the first left."""
     study = Study("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
@@ -188,9 +197,7 @@ def test_a_chain_reuses_its_first_link(tmp_path, monkeypatch, half_digits):
 def test_bad_additions_are_refused_in_one_line(half_digits):
     _, new = half_digits
     with pytest.raises(ValueError, match=r"has classes that are known already \(5\); rename them"):
-        continual_data.check_addition(["4", "5"], 1, new)
-    with pytest.raises(ValueError, match=r"has 1 channel\(s\), the network takes 3; convert it"):
-        continual_data.check_addition(["a"], 3, new)
+        continual_data.check_addition(["4", "5"], new)
     missing = replace(new, classes=(*new.classes, "ten"))
     with pytest.raises(ValueError, match="has no training image of class 'ten'; remove the class or add images"):
-        continual_data.check_addition(["a"], 1, missing)
+        continual_data.check_addition(["a"], missing)

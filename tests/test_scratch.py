@@ -78,10 +78,10 @@ def test_mixup_mixes_whole_batches_in_one_proportion():
 
 def test_a_proxy_gets_the_channels_of_the_study():
     red_green_blue = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8).view(3, 3, 1, 1)
-    grey = sources.like(red_green_blue, 1)
+    grey = data.in_channels(red_green_blue, 1)
     assert grey.flatten().tolist() == [76, 150, 29]
-    assert torch.equal(sources.like(grey, 3)[:, 2:], grey)
-    assert sources.like(grey, 1) is grey
+    assert torch.equal(data.in_channels(grey, 3)[:, 2:], grey)
+    assert data.in_channels(grey, 1) is grey
 
 
 def test_photographs_are_crops_of_two(tmp_path, digits):
