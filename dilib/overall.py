@@ -19,11 +19,28 @@ from dilib.paper import CLAIMS, EXPERIMENTS, Experiment
 from dilib.scales import SCALES
 
 CI = "smoke"  # the scale whose numbers say only that everything runs
-MARKS = ("<!-- claims: written by `make report` -->", "<!-- end of claims -->")  # around the README's summary
 DIFFERENCES = "## What differs from the paper"
 WAITING = {  # scales and what they wait for, where there are no results at one
     "gpu": "one CUDA GPU, half an hour for each column of a table",
     "paper": "CUDA GPUs for days, and ImageNet's training images",
+}
+_PAIR, _HALF, _TUNED = "VGG-11-BN to VGG-11-BN", "top-1 at -50% filters", "3 bits, tuned"
+KEY_NUMBERS = {  # what the README shows of each study: number of the table, row and column
+    "Teacher, VGG-11-BN": (1, "teacher", _PAIR),
+    "Student on DeepDream's images": (1, "DeepDream (+R_prior)", _PAIR),
+    "Student on DeepInversion's images": (1, "DeepInversion (+R_feature)", _PAIR),
+    "Student on Adaptive DeepInversion's images": (1, "Adaptive DeepInversion (+R_compete)", _PAIR),
+    "From scratch, longer, on 4,000 of DeepInversion's": (6, "DeepInversion, long, with mixup", "student top-1"),
+    "From scratch, longer, on 4,000 real images": (6, "real images, long, with mixup", "student top-1"),
+    "Half of ResNet-18's filters removed": (4, "No finetune", _HALF),
+    "Half removed, tuned on DeepInversion's images": (4, "DeepInversion", _HALF),
+    "Half removed, tuned on adaptive ones, too": (4, "Adaptive DeepInversion", _HALF),
+    "Half removed, tuned on real images": (4, "real", _HALF),
+    "Digits added by LwF.MC, over all classes": (7, "+ Digits: LwF.MC", "combined"),
+    "Digits added, with DeepInversion's old images": (7, "+ Digits: DeepInversion", "combined"),
+    "Digits added, with real old images": (7, "+ Digits: Oracle (distill)", "combined"),
+    "ResNet-18 on 3 bits, tuned on DeepInversion's": (12, "DeepInversion", _TUNED),
+    "ResNet-18 on 3 bits, tuned on real images": (12, "real", _TUNED),
 }
 
 
@@ -63,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: no results in {results}; run `make reproduce` first", file=sys.stderr)
         return 2
     if readme:
-        write_atomically(readme, _renewed(readme.read_text(), summary(found)).encode())
+        write_atomically(readme, _renewed(readme.read_text(), summaries(found)).encode())
     text = overall(found, results, _section(readme.read_text(), DIFFERENCES) if readme else "")
     write_atomically(results / "REPORT.md", text.encode())
     write_atomically(results / "REPORT.html", _as_page(text).encode())
@@ -90,6 +107,40 @@ def summary(found: Sequence[Results]) -> str:
     verdicts = {each.name: report.claims_in(each.folder)["verdict"] for each in found}
     table = pd.DataFrame({"claim": [f"{number}. {words}" for number, words in CLAIMS.items()]}, index=CLAIMS)
     return table.join(pd.DataFrame(verdicts).replace(report.NOT_RUN, "")).to_markdown(index=False)
+
+
+def key_numbers(found: Sequence[Results]) -> str:
+    """A table of KEY_NUMBERS, one column for each study that has any of them, and the paper's beside them."""
+    ours = {each.name: [_number(each.folder, *place) for place in KEY_NUMBERS.values()] for each in found}
+    ours = {name: column for name, column in ours.items() if any(text for text, _ in column)}
+    if not ours:
+        return ""
+    table = pd.DataFrame({name: [text for text, _ in column] for name, column in ours.items()}, index=KEY_NUMBERS)
+    paper = [next((quoted for _, quoted in row if quoted), "") for row in zip(*ours.values(), strict=True)]
+    return table.assign(**{"the paper": paper}).rename_axis("top-1, %").to_markdown()
+
+
+def _number(folder: Path, table: int, row: str, column: str) -> tuple[str, str]:
+    """One entry of a study's table and the paper's, as text; empty where there is none."""
+    path = folder / f"table{table}.csv"
+    if not path.exists():
+        return "", ""
+    entries = pd.read_csv(path).set_index(["row", "column"])
+    if (row, column) not in entries.index:
+        return "", ""
+    entry = entries.loc[row, column]
+    deviation = f" ± {entry.ours_std:.1f}" if entry.seeds > 1 else ""
+    return f"{entry.ours:.1f}{deviation}" if entry.seeds else "", f"{entry.paper:.1f}" if pd.notna(entry.paper) else ""
+
+
+def summaries(found: Sequence[Results]) -> dict[str, str]:
+    """What the README says of the results, by the name in its marks."""
+    return {"claims": summary(found), "numbers": key_numbers(found)}
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What stands around a summary in the README."""
+    return f"<!-- {name}: written by `make report` -->", f"<!-- end of {name} -->"
 
 
 def overall(found: Sequence[Results], results: Path, differences: str) -> str:
@@ -189,18 +240,19 @@ def _section(markdown: str, heading: str) -> str:
     return after.split("\n## ")[0].strip()
 
 
-def _renewed(readme: str, text: str) -> str:
-    """The README with `text` between its marks; as it is where it has none."""
-    begin, end = MARKS
-    if begin not in readme or end not in readme:
-        return readme
-    before, _, rest = readme.partition(begin)
-    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+def _renewed(readme: str, texts: dict[str, str]) -> str:
+    """The README with each text between its marks, where it has them."""
+    for name, text in texts.items():
+        begin, end = marks(name)
+        if begin in readme and end in readme:
+            before, _, rest = readme.partition(begin)
+            readme = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+    return readme
 
 
 def _as_page(markdown: str) -> str:
     """A page for the browser, whose pictures and links stay where they are."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(markdown)])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(markdown, id="report")])
     notebook.metadata["title"] = "Dreaming to Distill, replicated"
     page, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
     return page

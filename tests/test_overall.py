@@ -36,8 +36,9 @@ def results(tmp_path):
 
 
 def test_every_study_but_ci_s_is_in_the_report_under_its_own_name(results):
+    begin, end = overall.marks("claims")
     (results / "readme.md").write_text(
-        f"# Mine\n{overall.MARKS[0]}\nstale\n{overall.MARKS[1]}\nkept\n{overall.DIFFERENCES}\n- one thing\n## Citing\n"
+        f"# Mine\n{begin}\nstale\n{end}\nkept\n{overall.DIFFERENCES}\n- one thing\n## Citing\n"
     )
     assert overall.main(["--results", str(results), "--readme", str(results / "readme.md")]) == 0
     text = (results / "REPORT.md").read_text()
@@ -70,8 +71,25 @@ def test_no_results_are_refused_in_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: no results in {tmp_path}; run `make reproduce` first\n"
 
 
-def test_the_readme_s_summary_is_that_of_the_committed_results():
-    assert overall.summary(overall.studies(ROOT / "results")) in (ROOT / "README.md").read_text()
+def test_key_numbers_have_deviations_gaps_and_the_paper_s_beside_them(results):
+    row, column = "DeepInversion (+R_feature)", "VGG-11-BN to VGG-11-BN"
+    entries = [["table1", row, column, "top1", 84.93, 0.64, 3, 84.16], ["table1", "DAFL", column, "top1", 1, 1, 1, 2]]
+    pd.DataFrame(entries, columns=COLUMNS).to_csv(results / "laptop" / "digits" / "table1.csv", index=False)
+    lines = [[field.strip() for field in line.split("|")[1:-1]] for line in _key_numbers(results)]
+    assert lines[0] == ["top-1, %", "Digits, laptop", "the paper"]  # the other study has none of them
+    assert ["Student on DeepInversion's images", "84.9 ± 0.6", "84.2"] in lines
+    assert ["Half removed, tuned on real images", "", ""] in lines
+
+
+def _key_numbers(results):
+    return overall.key_numbers(overall.studies(results)).splitlines()
+
+
+@pytest.mark.parametrize("name", ["claims", "numbers"])
+def test_the_readme_s_summaries_are_those_of_the_committed_results(name):
+    begin, end = overall.marks(name)
+    text = overall.summaries(overall.studies(ROOT / "results"))[name]
+    assert f"{begin}\n{text}\n{end}" in (ROOT / "README.md").read_text()
 
 
 def test_every_experiment_has_its_notebook():
