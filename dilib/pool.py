@@ -57,8 +57,8 @@ class ImagePool:
         found = load_tensors(self.path(index), self._card_of(index))
         if found is None:
             return None
-        tensors = {name: tensor.to(device) for name, tensor in found[0].items()}
-        return _in_32_bits(tensors["images"], tensors["lowest"], tensors["step"]), tensors["labels"]
+        images, lowest, step, labels = (found[0][name].to(device) for name in ("images", "lowest", "step", "labels"))
+        return _in_32_bits(images, lowest, step), labels
 
     def has(self, index: int) -> bool:
         """Whether batch `index` is there, whole and this pool's."""
