@@ -116,7 +116,8 @@ def _memory_metrics(study: Study, name: str) -> dict:
     teacher = load_teacher(study, name)
     remembered = FeatureStatistics.from_batchnorm(teacher)
     observed, layers = observe(teacher, torch.float32)
-    real = study.test[0][: study.scale.batch_size]
+    images, _ = study.test
+    real = images[:: len(images) // study.scale.batch_size][: study.scale.batch_size]  # of all classes, in any order
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0)).to(study.device)
 
     def distances(batch: Tensor) -> list[float]:
