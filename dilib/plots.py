@@ -127,7 +127,7 @@ def transfer_bars(entries: pd.DataFrame) -> Figure:
 
 def transfer_progress(histories: pd.DataFrame) -> Figure:
     """Fig. 4: accuracy on each fresh batch (left) and on real test images (right) as transfer proceeds."""
-    figure, axes = plt.subplots(1, 2, figsize=(13, 4.8))
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5.2), layout="constrained")
     panels = (
         ("student_on_fresh", "student on fresh images, %"),
         ("student_on_test", "student on real test images, %"),
@@ -135,14 +135,13 @@ def transfer_progress(histories: pd.DataFrame) -> Figure:
     for axis, (value, label) in zip(axes, panels, strict=True):
         sns.lineplot(histories, x="round", y=value, hue="method", palette=PALETTE, marker="o", errorbar=None, ax=axis)
         axis.set(xlabel="batches of images so far", ylabel=label, ylim=(0, 103))
-    axes[0].legend(title=None)
-    axes[1].get_legend().remove()
+        axis.get_legend().remove()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     for method, rows in histories.groupby("method"):
         mean = rows.groupby("round")["teacher_on_fresh"].mean()
         axes[0].plot(mean.index, mean, color=PALETTE[method], linestyle=":", linewidth=1.5)
     axes[0].set_title("synthesised (dotted: the teacher)")
     axes[1].set_title("real")
-    figure.tight_layout()
     return figure
 
 
