@@ -32,6 +32,7 @@ TITLES = {
     "cub200": "CUB-200",
     "flowers102": "Flowers-102",
 }
+FREE = ("digits", "photographs", "photographs_grey", "fashion_mnist")  # whose images anyone may publish
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 IMAGENET_TRAINING_IMAGES = 215_000  # all 1.28 million would take 190 GB once decoded
 TIMEOUT = 15  # seconds without an answer before a source counts as unreachable

@@ -4,7 +4,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from dilib import compression, cuts, sources
+from dilib import compression, cuts, data, sources
 from dilib.cuts import Cut
 from dilib.evaluation import coverage, penultimate_features
 from dilib.study import TILES, Study, plain
@@ -23,7 +23,7 @@ def cut_of(study: Study) -> Cut:
 def resemblance_cell(study: Study, seed: int) -> dict:
     """Coverage of real features with each round's images, two principal components, and distances to real neighbours.
 
-    Its samples are rows of TILES: for each of SHOWN_ROUNDS images, and the real ones that are nearest to them.
+    Its samples are `rows` of TILES, and "nearest_classes" those of the real images that are nearest to them.
     """
     settings = study.scale.compression
     card = plain(
@@ -36,9 +36,16 @@ def resemblance_cell(study: Study, seed: int) -> dict:
     return study.cell("resemblance", card, lambda: _metrics(study, seed), seed)
 
 
+def rows(study: Study) -> list[str]:
+    """What the samples' rows show: images of SHOWN_ROUNDS, each with the real ones nearest to it if these are FREE."""
+    if study.dataset not in data.FREE:
+        return list(SHOWN_ROUNDS)
+    return [row for name in SHOWN_ROUNDS for row in (name, f"nearest to {name}")]
+
+
 def _metrics(study: Study, seed: int) -> dict:
     teacher = cuts.subject(study).load()
-    real, rounds = _images(study, seed)
+    real, labels, rounds = _images(study, seed)
 
     def features(pixels: Tensor) -> Tensor:
         return penultimate_features(teacher.network, pixels, teacher.preprocessing)
@@ -46,7 +53,9 @@ def _metrics(study: Study, seed: int) -> dict:
     real_features, by_round = features(real), {name: features(pixels) for name, pixels in rounds.items()}
     plane = PCA(2, random_state=0).fit(real_features.numpy())
     nearest = {name: torch.cdist(found, real_features).min(1) for name, found in by_round.items()}
-    tiles = [images for name in SHOWN_ROUNDS for images in (rounds[name][:TILES], real[nearest[name].indices[:TILES]])]
+    neighbours = {name: nearest[name].indices[:TILES] for name in SHOWN_ROUNDS}
+    tiles = {name: rounds[name][:TILES] for name in SHOWN_ROUNDS}
+    tiles |= {f"nearest to {name}": real[found] for name, found in neighbours.items()}
     covered, so_far = {}, real_features[:0]
     for name, found in by_round.items():
         so_far = torch.cat([so_far, found])
@@ -59,12 +68,16 @@ def _metrics(study: Study, seed: int) -> dict:
         },
         "nearest": {name: found.values[:SHOWN].tolist() for name, found in nearest.items()},
         "nearest_among_real": torch.cdist(real_features, real_features).kthvalue(2).values[:SHOWN].tolist(),
-        "samples": torch.cat(tiles),
+        "nearest_classes": {
+            name: [study.data.classes[label] for label in labels[found]] for name, found in neighbours.items()
+        },
+        "samples": torch.cat([tiles[row] for row in rows(study)]),
     }
 
 
-def _images(study: Study, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Real images, and those of each round by ROUNDS, uint8 (N, C, H, W)."""
-    train = study.data.train.pixels
-    pools = compression.adaptive_pools(study, cut_of(study), seed)
-    return sources.chosen(train, min(POINTS, len(train)), seed), dict(zip(ROUNDS, pools, strict=True))
+def _images(study: Study, seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Real images, uint8 (N, C, H, W), their labels (N,), and the images of each round by ROUNDS."""
+    train = study.data.train
+    count = min(POINTS, len(train.labels))
+    real, labels = (sources.chosen(values, count, seed) for values in (train.pixels, train.labels))
+    return real, labels, dict(zip(ROUNDS, compression.adaptive_pools(study, cut_of(study), seed), strict=True))

@@ -66,7 +66,7 @@ def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Te
 
 
 def chosen(pixels: Tensor, count: int, seed: int) -> Tensor:
-    """`count` of the images (N, C, H, W), drawn at random. Raises ValueError where there are fewer."""
+    """`count` of the images (N, C, H, W) or labels (N,), drawn at random. Raises ValueError where there are fewer."""
     if count > len(pixels):
         raise ValueError(f"{count} images are asked for, but the data set has {len(pixels)}; ask for fewer")
     return pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:count]]

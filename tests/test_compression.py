@@ -1,9 +1,11 @@
 """Pruning as cells: what is equal between sources, what survives, and how features are compared."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from dilib import compression, cuts
+from dilib import compression, cuts, data, resemblance
 from dilib.cuts import Cut
 from dilib.evaluation import coverage, penultimate_features
 from dilib.pruning import Target
@@ -73,3 +75,27 @@ def test_bad_input_is_refused_in_one_line(study):
         compression.tuned_cell(study, compression.table4_cuts(study)[0], "none", False, 0)
     with pytest.raises(ValueError, match=r"a share of 1\.5 filters can't be removed; choose one between 0 and 1"):
         Target("filters", 1.5)
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_real_neighbours_are_shown_only_where_anyone_may_publish_them(study, monkeypatch, free):
+    """Features are pixels here, and each image made is a real one made a little brighter."""
+    real = torch.randint(0, 200, (30, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels = torch.arange(30) % 10
+    rounds = {name: real.roll(-step, 0) + 1 for step, name in enumerate(resemblance.ROUNDS)}
+    monkeypatch.setattr(resemblance, "_images", lambda *_: (real, labels, rounds))
+    monkeypatch.setattr(resemblance, "penultimate_features", lambda _, pixels, __: pixels.flatten(1).float())
+    nothing = SimpleNamespace(network=None, preprocessing=None)
+    monkeypatch.setattr(cuts, "subject", lambda _: SimpleNamespace(load=lambda: nothing))
+    if not free:
+        monkeypatch.setattr(data, "FREE", ())
+    found = resemblance._metrics(study, 0)
+    assert found["nearest_classes"]["DeepInversion"] == [str(label) for label in range(10)]
+    assert found["nearest_classes"]["ADI round 2"] == [str((label + 2) % 10) for label in range(10)]
+    assert found["nearest"]["ADI round 1"] == pytest.approx([4.0] * 30)  # sixteen pixels brighter by one
+    shown = dict(zip(resemblance.rows(study), found["samples"].split(10), strict=True))
+    assert torch.equal(shown["DeepInversion"], rounds["DeepInversion"][:10])
+    assert shown.keys() >= {"DeepInversion", "ADI round 2"}
+    assert len(found["samples"]) == (40 if free else 20)
+    if free:
+        assert torch.equal(shown["nearest to ADI round 2"], real[2:12])
