@@ -260,7 +260,7 @@ def confusion(panels: Mapping[str, Sequence], names: Sequence[str]) -> Figure:
         )
         axis.set_title(title, fontsize="small")
         axis.set_xlabel("taken for")
-        axis.tick_params(axis="x", rotation=30)
+        axis.set_xticks(axis.get_xticks(), names, rotation=30, ha="right")
         axis.tick_params(axis="y", rotation=0)
     axes[0, 0].set_ylabel("images of")
     figure.tight_layout()
