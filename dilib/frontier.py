@@ -46,13 +46,14 @@ def family(schedule: Schedule, name: str, updates: int, batches: int) -> Schedul
 
 
 def run_schedules(study: Study, seeds: Sequence[int]) -> dict[tuple[str, int], list[dict]]:
-    """The cells of every family and number of updates, one a seed, made side by side where they are not there yet."""
+    """The cells of every family and number of updates, one a seed, made side by side, the longest first."""
     frontier = study.scale.frontier
     keys = [(name, updates) for updates in frontier.updates for name in FAMILIES]
     keys += [("paper", updates) for updates in frontier.more_updates]
-    tasks = [(*key, seed) for seed in seeds for key in keys]
+    longest_first = sorted(keys, key=lambda key: -key[1])
+    tasks = [(*key, seed) for seed in seeds for key in longest_first]
     found = cells_side_by_side(schedule_cell, _schedule_key, study, tasks)
-    return {key: found[index :: len(keys)] for index, key in enumerate(keys)}
+    return {key: found[longest_first.index(key) :: len(keys)] for key in keys}
 
 
 def schedule_cell(study: Study, name: str, updates: int, seed: int) -> dict:

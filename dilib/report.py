@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pandas as pd
@@ -9,9 +10,10 @@ import pandas as pd
 from dilib import data, plots
 from dilib.artifacts import write_atomically
 from dilib.paper import CLAIMS
-from dilib.study import Study
+from dilib.study import Study, provenance
 
 NOT_RUN = "not run"
+RUNS = "runs.csv"
 VERDICTS = ("confirmed", "refuted", "mixed", NOT_RUN)
 
 
@@ -84,6 +86,25 @@ def claims_in(results: Path) -> pd.DataFrame:
     return claims
 
 
+def write_run(study: Study, notebook: str, made: int, seconds: float) -> None:
+    """Add to runs.csv that a notebook was executed in `seconds`, in which it made so many of its cells."""
+    run = {
+        "notebook": notebook,
+        "cells made": made,
+        "minutes": round(seconds / 60, 1),
+        "device": provenance(study.device)["device"],
+        "commit": study.commit,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    with study.lock("runs"):
+        _write(study.results / RUNS, pd.concat([runs_in(study.results), pd.DataFrame([run])]).to_csv(index=False))
+
+
+def runs_in(results: Path) -> pd.DataFrame:
+    """Executions of notebooks that made cells, in order."""
+    return pd.read_csv(results / RUNS) if (results / RUNS).exists() else pd.DataFrame()
+
+
 def save_figure(study: Study, figure, name: str) -> Path:
     """Save a figure beside the tables, as PNG."""
     path = study.results / f"{name}.png"
@@ -149,11 +170,14 @@ def table_number(path: Path) -> int:
 
 
 def _how_it_was_made(study: Study) -> str:
-    """Number and seconds of the cells behind the report, by device and commit."""
+    """Number and seconds of the cells behind the report, by device and commit, and what their notebooks took."""
     if not (every := cells(study.results)):
         return "No cell has been run.\n"
     made = pd.DataFrame(every).groupby(["device", "commit"])["seconds"].agg(cells="count", seconds="sum").reset_index()
-    return f"## How it was made\n\n{made.to_markdown(index=False)}\n"
+    parts = ["## How it was made", made.to_markdown(index=False)]
+    if len(runs := runs_in(study.results)):
+        parts += ["Notebooks, whenever they made cells:", runs.to_markdown(index=False)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ import argparse
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -103,7 +104,8 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace) -> bool:
     # What a killed run leaves behind stays out of results.
     temporary = study.artifacts / "notebooks" / f"{os.getpid()}-{notebook.name}"
     temporary.parent.mkdir(parents=True, exist_ok=True)
-    before = {path: path.stat().st_mtime_ns for path in study.results.glob("table*.md")}
+    tables, cells = _versions(study.results, "table*.md"), _versions(study.results, "cells/*.json")
+    started = time.perf_counter()
     os.environ[TERMINAL_BARS] = "1"
     try:
         papermill.execute_notebook(
@@ -122,10 +124,18 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace) -> bool:
         if temporary.exists():
             write_atomically(executed, _cleaned(temporary).encode())
             temporary.unlink()
-    for path in sorted(study.results.glob("table*.md")):
-        if path.stat().st_mtime_ns != before.get(path):
-            print(path.read_text(), flush=True)
+    seconds = time.perf_counter() - started
+    if made := len(_versions(study.results, "cells/*.json") - cells):
+        report.write_run(study, notebook.stem, made, seconds)
+    print(f"{made} cells made in {seconds / 60:.1f} minutes", flush=True)
+    for path, _ in sorted(_versions(study.results, "table*.md") - tables):
+        print(f"\n{path.read_text()}", end="", flush=True)
     return True
+
+
+def _versions(folder: Path, pattern: str) -> set[tuple[Path, int]]:
+    """Files and when they were written."""
+    return {(path, path.stat().st_mtime_ns) for path in folder.glob(pattern)}
 
 
 def _parameters(notebook: Path, study: Study, options: argparse.Namespace) -> dict:
