@@ -4,6 +4,7 @@ import warnings
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.image.inception import InceptionScore
 
 from dilib.data import Split
@@ -37,6 +38,13 @@ def top1(logits: Tensor, labels: Tensor) -> float:
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Top-1 in percent on normalised images (N, C, H, W) with labels (N,)."""
     return top1(predict(network, images), labels)
+
+
+def accuracy_by_class(network: nn.Module, images: Tensor, labels: Tensor) -> list[float]:
+    """Percent of each class's images (N, C, H, W) that the network names right; 0 for a class that has none."""
+    logits = predict(network, images)
+    right = multiclass_accuracy(logits, labels.to(logits.device), num_classes=logits.shape[1], average="none")
+    return (100 * right).tolist()
 
 
 @torch.no_grad()

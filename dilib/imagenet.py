@@ -22,7 +22,7 @@ from dilib.study import TILES, Study, plain
 from dilib.workers import cells_side_by_side
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
-VARIANTS = {  # each differs from DeepInversion in one thing; the last has half its images at one resolution (Sec. 4.4)
+VARIANTS = {  # each differs from DeepInversion in one thing
     "deepinversion": "DeepInversion",
     "deepdream": "DeepDream",
     "no_prior": "no prior",
@@ -30,7 +30,6 @@ VARIANTS = {  # each differs from DeepInversion in one thing; the last has half 
     "no_clipping": "no clipping",
     "no_first_layer": "no first-layer weight",
     "single_resolution": "one resolution",
-    "half_and_half": "half and half",
 }
 
 
@@ -47,7 +46,6 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
         "no_clipping": {"schedules": (replace(schedule, clip=False),)},
         "no_first_layer": {"first_layer": 1.0},
         "single_resolution": {"schedules": (single,)},
-        "half_and_half": {"schedules": (schedule, single), "classes": settings.classes[: 2 * settings.compared]},
     }
     if name not in changes:
         raise ValueError(f"unknown variant {name!r}; choose from {', '.join(VARIANTS)}")

@@ -225,13 +225,18 @@ def _speed(results: Path) -> str:
 
 
 def _provenance(found: Sequence[Results]) -> str:
-    """Number and minutes of each study's cells, by device."""
+    """Number and minutes of each study's cells, by device, and what whole notebooks took."""
     made = pd.concat([pd.DataFrame(report.cells(each.folder)).assign(study=each.name) for each in found])
     by_device = made.groupby(["study", "device"], sort=False)
     table = by_device.agg(cells=("seconds", "count"), minutes=("seconds", "sum"), commits=("commit", "nunique"))
     table["minutes"] = (table["minutes"] / 60).round(1)
     words = "Minutes are those of all cells, one after another; cells that run side by side take one core each."
-    return f"## How it was made\n\n{words}\n\n{table.reset_index().to_markdown(index=False)}"
+    parts = ["## How it was made", words, table.reset_index().to_markdown(index=False)]
+    runs = pd.concat([report.runs_in(each.folder).assign(study=each.name) for each in found])
+    if len(runs):
+        runs = runs[["study", *runs.columns.drop("study")]].sort_values("finished")
+        parts += ["### Notebooks\n\nEach execution that made cells.", runs.to_markdown(index=False)]
+    return "\n\n".join(parts)
 
 
 def _section(markdown: str, heading: str) -> str:

@@ -242,6 +242,15 @@ def learning_new_classes(along: pd.DataFrame) -> Figure:
     return figure
 
 
+def recognition(shares: pd.DataFrame) -> Figure:
+    """A heat map of percentages recognised: images by method (rows) and class (columns)."""
+    figure, axis = plt.subplots(figsize=(13, 0.6 * len(shares) + 1.6))
+    sns.heatmap(shares, vmin=0, vmax=100, annot=True, fmt=".0f", cmap="Blues", cbar=False, ax=axis)
+    axis.set(xlabel="", ylabel="")
+    axis.set_xticks(axis.get_xticks(), shares.columns, rotation=30, ha="right")
+    return figure
+
+
 def confusion(panels: Mapping[str, Sequence], names: Sequence[str]) -> Figure:
     """One heat map a panel: how many percent of each data set's images (rows) are taken for each one's classes."""
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels) + 1, 3.8), squeeze=False, sharey=True)

@@ -118,6 +118,7 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "table1": "Table 1 as a picture: student top-1 by method.",
     "figure3": "Figure 3. Images by method, from VGG-11-BN.",
     "figure3_resnet34": "Figure 3. Images by method, from ResNet-34.",
+    "figure3_recognised": "How many images like Figure 3's other networks name, in percent by class.",
     "figure4": "Figure 4. Accuracy on fresh images and on real images as transfer proceeds.",
     "latency": "Latency looked up in a table of operators against the measured one.",
     "table4": "Table 4 as a picture: accuracy regained by pruned networks, by image source.",

@@ -1,4 +1,4 @@
-"""Sec. 4.1 as cells: students taught by each method (Table 1, Figs. 3 and 4)."""
+"""Sec. 4.1 as cells: students taught by each method (Table 1, Fig. 4), and what its images show (Fig. 3)."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dilib import models
 from dilib.artifacts import digest, fingerprint
 from dilib.distillation import distill
-from dilib.evaluation import accuracy
+from dilib.evaluation import accuracy, accuracy_by_class
 from dilib.generator import distill_with_generator
 from dilib.inversion import Objective, balanced_labels, invert
 from dilib.pool import ImagePool
@@ -28,6 +28,7 @@ METHODS = {  # in the paper's words
     "dafl": "DAFL",
 }
 BATCHNORM = "batchnorm"
+SHOWN = ("deepinversion", "deepdream", "noise")  # methods whose first batch is their own
 
 
 def pair_name(teacher: str, student: str) -> str:
@@ -97,6 +98,26 @@ def finished_transfers(study: Study, teacher: str, student: str, method: str) ->
     """The transfer cells there are, one a seed."""
     name, settings, _ = _transfer_key(study, teacher, student, method, 0)
     return study.cells(name, settings)
+
+
+def recognition_cell(study: Study, teacher: str, method: str, seed: int = 0) -> dict:
+    """What networks that did not make them name in a method's first batch of images, or in "real" test images.
+
+    "by_class" has, for each other network of the study, the percentage named right of each class.
+    """
+    judges = [name for name in study.scale.teachers if name != teacher]
+    settings = {"judges": {judge: teacher_settings(study, judge) for judge in judges}}
+    if method != "real":
+        settings |= _pool_settings(study, teacher, method, BATCHNORM)
+
+    def work() -> dict:
+        if method == "real":
+            images, labels = study.test
+        else:
+            images, labels = _ImageSource(study, teacher, None, method, BATCHNORM, seed)(0, None)
+        return {"by_class": {judge: accuracy_by_class(load_teacher(study, judge), images, labels) for judge in judges}}
+
+    return study.cell(f"recognition--{teacher}--{method}", settings, work, seed)
 
 
 def taught_by_inversion(study, teacher, student, method, statistics, seed, settings) -> dict:
@@ -174,13 +195,13 @@ def by_class(images: Tensor, labels: Tensor, classes: int, rows: int = 2) -> Ten
 
 
 class _ImageSource:
-    """Batches for one student, from a pool on disk or made now and added to it.
+    """Batches for one student, if any, from a pool on disk or made now and added to it.
 
     Images that do not depend on the student are in the teacher's pool, which all its students share; an adaptive
     student has a pool of its own, after its first, plain batches.
     """
 
-    def __init__(self, study: Study, teacher: str, student: str, method: str, statistics: int | str, seed: int):
+    def __init__(self, study: Study, teacher: str, student: str | None, method: str, statistics: int | str, seed: int):
         self.study, self.seed, self.schedule = study, seed, study.scale.schedule[teacher]
         self.teacher = load_teacher(study, teacher)
         shared = "deepinversion" if method == "adaptive" else method
@@ -188,14 +209,15 @@ class _ImageSource:
             objective_of(study, teacher, shared),
             self._pool(_pool_settings(study, teacher, shared, statistics)),
         )
-        settings = transfer_settings(study, teacher, student, method, statistics)
-        self.own = (objective_of(study, teacher, method), self._pool(settings)) if method == "adaptive" else None
-        self.statistics = None
+        self.own = self.statistics = None
+        if method == "adaptive":
+            settings = transfer_settings(study, teacher, student, method, statistics)
+            self.own = (objective_of(study, teacher, method), self._pool(settings))
         if statistics != BATCHNORM:
             images, _ = train_sample(study, statistics, seed)
             self.statistics = FeatureStatistics.from_images(self.teacher, images)
 
-    def __call__(self, index: int, student: nn.Module) -> tuple[Tensor, Tensor]:
+    def __call__(self, index: int, student: nn.Module | None) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) and labels (N,) of batch `index`."""
         objective, pool = self.own if self.own and index >= self.study.scale.adaptive_after else self.shared
         if not pool.has(index):
@@ -216,7 +238,7 @@ class _ImageSource:
                     pool.save(index, made.images, made.labels, made.history)
         return pool.load(index, self.study.device)
 
-    def _start(self, index: int, student: nn.Module) -> tuple[Tensor | None, Tensor]:
+    def _start(self, index: int, student: nn.Module | None) -> tuple[Tensor | None, Tensor]:
         """The images that batch `index` starts from, if any, and its labels: an earlier batch's, or new ones."""
         if index and self.schedule.warm_start:
             generator = torch.Generator().manual_seed(self._batch_seed(index))

@@ -78,10 +78,20 @@ def test_the_report_shows_tables_figures_and_verdicts(run):
         assert (results / f"{figure}.png").stat().st_size < 300_000
 
 
+def test_what_each_notebook_took_is_kept(run):
+    _, results = run
+    notebooks = []
+    for place in (results, results.with_name("imagenet")):
+        made = pd.read_csv(place / "runs.csv")
+        assert made["cells made"].sum() == len(list(place.glob("cells/*.json")))
+        notebooks += list(made["notebook"])
+    assert sorted(notebooks) == [source.stem for source in SOURCES]
+
+
 def test_a_second_run_reads_its_cells_and_agrees(run):
     _, results = run
     before = {path: path.read_bytes() for path in results.glob("cells/*.json")}
-    tables = (results / "table1.csv").read_bytes()
+    table, runs = ((results / name).read_bytes() for name in ("table1.csv", "runs.csv"))
     again = reproduce(
         "--scale",
         "smoke",
@@ -94,7 +104,8 @@ def test_a_second_run_reads_its_cells_and_agrees(run):
     )
     assert again.returncode == 0, again.stderr[-3000:]
     assert {path: path.read_bytes() for path in results.glob("cells/*.json")} == before
-    assert (results / "table1.csv").read_bytes() == tables
+    assert (results / "table1.csv").read_bytes() == table
+    assert (results / "runs.csv").read_bytes() == runs
 
 
 @pytest.mark.parametrize(
