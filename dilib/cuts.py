@@ -20,7 +20,7 @@ from dilib.latency import Clock, LookupTable, Operator
 from dilib.pruning import Coupled, Kept, Pruned, PruningSettings, Target, counts, coupled, prune, removed
 from dilib.scales import Compression
 from dilib.study import Study, plain
-from dilib.subject import Subject
+from dilib.subject import Subject, teacher_top1
 from dilib.subject import subject as subject_of
 
 
@@ -161,7 +161,7 @@ def _cut_metrics(study: Study, cut: Cut, seed: int) -> dict:
     operators, table, _ = lookup(study)
     return {
         "top1": split_accuracy(smaller.eval(), study.data.test, teacher.preprocessing),
-        "teacher_top1": split_accuracy(teacher.network, study.data.test, teacher.preprocessing),
+        "teacher_top1": teacher_top1(study, study.scale.compression.network),
         "filters": 100 * sum(len(g.convolutions) * n for g, n in counts(kept).items()) / sum(g.filters for g in kept),
         "gflops": study.scale.compression.batch * gflops(smaller, example(teacher)),
         "gflops_before": study.scale.compression.batch * gflops(teacher.network, example(teacher)),

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from dilib import sources
 from dilib.data import Split
 from dilib.distillation import distill_on_pool
-from dilib.evaluation import split_accuracy, top1
+from dilib.evaluation import top1
 from dilib.models import Preprocessing
 from dilib.progress import counted
 from dilib.quantization import quantized
 from dilib.study import Study, plain
-from dilib.subject import Subject
+from dilib.subject import Subject, teacher_top1
 from dilib.subject import subject as subject_of
 from dilib.workers import cells_side_by_side
 
@@ -70,7 +70,7 @@ def _metrics(study: Study, source: str, bits: int, tuned: bool, seed: int) -> di
     history = _tuned(study, teacher, student, pool, f"{bits} bits, {source}", seed) if tuned else []
     return {
         "top1": _exact_top1(student, study.data.test, teacher.preprocessing),
-        "teacher_top1": split_accuracy(teacher.network, study.data.test, teacher.preprocessing),
+        "teacher_top1": teacher_top1(study, settings.network),
         "images": count,
         "history": history,
     }
@@ -80,8 +80,10 @@ def _metrics(study: Study, source: str, bits: int, tuned: bool, seed: int) -> di
 def _exact_top1(network: nn.Module, split: Split, preprocessing: Preprocessing) -> float:
     """Top-1 in percent, computed in fp32: bfloat16 is itself coarser than eight bits."""
     device = next(network.parameters()).device
-    batches = split.pixels.split(1000)
-    return top1(torch.cat([network(preprocessing.normalise(pixels).to(device)) for pixels in batches]), split.labels)
+    network = network.to(memory_format=torch.channels_last)
+    batches = (preprocessing.normalise(pixels).to(device) for pixels in split.pixels.split(1000))
+    logits = [network(batch.contiguous(memory_format=torch.channels_last)) for batch in batches]
+    return top1(torch.cat(logits), split.labels)
 
 
 def _images(study: Study, source: str, count: int, seed: int) -> Tensor:

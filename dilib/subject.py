@@ -8,6 +8,7 @@ from torch import nn
 
 from dilib import classifiers, teachers, transfer
 from dilib.classifiers import CLASSES, Classifier
+from dilib.evaluation import split_accuracy
 from dilib.inversion import Objective, Schedule
 from dilib.recipe import Recipe
 from dilib.scales import Scale
@@ -42,6 +43,14 @@ def subject(study: Study, name: str) -> Subject:
     if study.dataset == "imagenet":
         return of_imagenet(study.scale, study.scale.imagenet.teacher, study.device)
     return of_study(study, name)
+
+
+def teacher_top1(study: Study, name: str) -> float:
+    """Top-1 in percent on real test images: from the teacher's cell, or of an ImageNet classifier measured now."""
+    if study.dataset != "imagenet":
+        return teachers.teacher_cell(study, name)["metrics"]["top1"]
+    teacher = subject(study, name).load()
+    return split_accuracy(teacher.network, study.data.test, teacher.preprocessing)
 
 
 def of_study(study: Study, name: str) -> Subject:
