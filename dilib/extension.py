@@ -160,12 +160,11 @@ def _loss(frozen, extended, remembered: tuple[Tensor, Tensor] | None, arriving: 
     memories, truth = remembered
     both = torch.cat([memories, images])
     of_memories, of_new = half_precision_forward(extended, both).split(len(memories))
-    old_of_memories, old_of_new = _predicted(frozen, both).split(len(memories))
     loss = F.cross_entropy(of_new, labels)
     if method == "oracle_classify":
         return loss + F.cross_entropy(of_memories, truth)
-    loss = loss + dreams_term(old_of_memories, of_memories)
-    return loss if method == "oracle_distill" else loss + memory_term(old_of_new, of_new)
+    loss = loss + dreams_term(_predicted(frozen, memories), of_memories)
+    return loss if method == "oracle_distill" else loss + memory_term(_predicted(frozen, images), of_new)
 
 
 def _freeze_all_but(network: nn.Module, trained: tuple[str, ...]) -> list[nn.Parameter]:
