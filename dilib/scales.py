@@ -372,7 +372,7 @@ SCALES = {
             "resnet18": Objective(alpha_tv=1e-2, alpha_f=0.5, alpha_c=30.0),
         },
         schedule={"vgg11_bn": LAPTOP_WARM, "resnet34": LAPTOP_SCHEDULE},
-        distillation=dict(zip(PAIRS, (_laptop(14, 100), _laptop(14, 75), _laptop(6, 180)), strict=True)),
+        distillation=dict(zip(PAIRS, (_laptop(14, 100), _laptop(14, 110), _laptop(6, 180)), strict=True)),
         generator=GeneratorSettings(
             student=DistillationSettings(
                 rounds=12, updates=50, batch_size=128, lr=0.2, decay="linear", temperature=20.0
@@ -511,7 +511,7 @@ SCALES = {
 
 
 EASY = ("digits", "fashion_mnist")  # small things on black ground
-# Natural images take teachers three times as long, dreams of them more updates from noise, and a ResNet-18 more, too.
+# Natural images take teachers three times as long, and dreams from noise and ResNet-34's student more updates.
 LAPTOP_NATURAL = replace(
     SCALES["laptop"],
     training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=12)),
