@@ -380,7 +380,7 @@ SCALES = {
             width=32,
         ),
         statistics=Statistics((1, 10, 100, 1000), _laptop(10, 100)),
-        frontier=Frontier((20, 40, 80), (160, 320), student=_laptop(6, 100)),
+        frontier=Frontier((20, 40, 80), (160,), student=_laptop(6, 100)),
         growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
         imagenet=LITE_IMAGENET,
         sources=Sources(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dilib import models
 from dilib.artifacts import digest, fingerprint
 from dilib.distillation import distill
-from dilib.evaluation import accuracy, accuracy_by_class
+from dilib.evaluation import accuracy_by_class
 from dilib.generator import distill_with_generator
 from dilib.inversion import Objective, balanced_labels, invert
 from dilib.pool import ImagePool
@@ -17,7 +17,7 @@ from dilib.progress import counted
 from dilib.recipe import BATCH_SEEDS
 from dilib.statistics import FeatureStatistics
 from dilib.study import TILES, Study, plain
-from dilib.teachers import fresh_network, load_teacher, teacher_settings, train_sample
+from dilib.teachers import fresh_network, load_teacher, teacher_cell, teacher_settings, train_sample
 from dilib.workers import cells_side_by_side
 
 METHODS = {  # in the paper's words
@@ -144,7 +144,7 @@ def taught_by_inversion(study, teacher, student, method, statistics, seed, setti
     images, labels = source(rounds - 1 if method == "adaptive" else 0, student_network)
     return {
         "top1": history["student_on_test"][-1],
-        "teacher_top1": accuracy(source.teacher, *study.test),
+        "teacher_top1": teacher_cell(study, teacher)["metrics"]["top1"],
         "images": rounds * study.scale.batch_size,
         "updates": study.scale.schedule[teacher].updates(rounds),
         "seconds": sum(history.pop("seconds")),
@@ -174,7 +174,7 @@ def _taught_by_generator(study, teacher, student, seed, settings) -> dict:
         labels = network(images).argmax(1)
     return {
         "top1": history["student_on_test"][-1],
-        "teacher_top1": accuracy(network, *study.test),
+        "teacher_top1": teacher_cell(study, teacher)["metrics"]["top1"],
         "seconds": sum(history.pop("seconds")),
         "history": history,
         "samples": by_class(study.data.preprocessing.to_pixels(images), labels, len(study.data.classes)),
