@@ -125,6 +125,7 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace) -> bool:
             write_atomically(executed, _cleaned(temporary).encode())
             temporary.unlink()
     seconds = time.perf_counter() - started
+    # What a run beside this one made counts, too: cells do not say whose they are.
     if made := len(_versions(study.results, "cells/*.json") - cells):
         report.write_run(study, notebook.stem, made, seconds)
     print(f"{made} cells made in {seconds / 60:.1f} minutes", flush=True)
