@@ -242,12 +242,18 @@ def learning_new_classes(along: pd.DataFrame) -> Figure:
     return figure
 
 
+def _percentages(axis, shares: Sequence, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Percentages as a heat map with their numbers in it."""
+    how = {"vmin": 0, "vmax": 100, "annot": True, "fmt": ".0f", "cmap": "Blues", "cbar": False}
+    sns.heatmap(np.asarray(shares), xticklabels=columns, yticklabels=rows, ax=axis, **how)
+    axis.set_xticks(axis.get_xticks(), columns, rotation=30, ha="right")
+    axis.tick_params(axis="y", rotation=0)
+
+
 def recognition(shares: pd.DataFrame) -> Figure:
     """A heat map of percentages recognised: images by method (rows) and class (columns)."""
     figure, axis = plt.subplots(figsize=(13, 0.6 * len(shares) + 1.6))
-    sns.heatmap(shares, vmin=0, vmax=100, annot=True, fmt=".0f", cmap="Blues", cbar=False, ax=axis)
-    axis.set(xlabel="", ylabel="")
-    axis.set_xticks(axis.get_xticks(), shares.columns, rotation=30, ha="right")
+    _percentages(axis, shares, shares.index, shares.columns)
     return figure
 
 
@@ -255,21 +261,9 @@ def confusion(panels: Mapping[str, Sequence], names: Sequence[str]) -> Figure:
     """One heat map a panel: how many percent of each data set's images (rows) are taken for each one's classes."""
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels) + 1, 3.8), squeeze=False, sharey=True)
     for axis, (title, shares) in zip(axes[0], panels.items(), strict=True):
-        sns.heatmap(
-            np.asarray(shares),
-            vmin=0,
-            vmax=100,
-            annot=True,
-            fmt=".0f",
-            cmap="Blues",
-            cbar=False,
-            xticklabels=names,
-            yticklabels=names,
-            ax=axis,
-        )
+        _percentages(axis, shares, names, names)
         axis.set_title(title, fontsize="small")
         axis.set_xlabel("taken for")
-        axis.set_xticks(axis.get_xticks(), names, rotation=30, ha="right")
         axis.tick_params(axis="y", rotation=0)
     axes[0, 0].set_ylabel("images of")
     figure.tight_layout()

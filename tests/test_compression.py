@@ -7,7 +7,7 @@ import torch
 
 from dilib import compression, cuts, data, resemblance
 from dilib.cuts import Cut
-from dilib.evaluation import coverage, penultimate_features
+from dilib.evaluation import accuracy_by_class, coverage, penultimate_features
 from dilib.pruning import Target
 from dilib.study import Study
 
@@ -62,6 +62,13 @@ def test_coverage_by_hand():
     assert coverage(real, torch.tensor([[2.5]]), neighbours=1) == 50  # within reach of 2 and of 10
     assert coverage(real, torch.tensor([[0.5], [50.0]]), neighbours=1) == 50  # of 0 and of 1
     assert coverage(real, real, neighbours=1) == 100
+
+
+def test_accuracy_by_class_by_hand():
+    logits = torch.eye(3)[[0, 0, 1, 2, 1, 1]]  # what is said of six images, which are their own logits
+    labels = torch.tensor([0, 1, 1, 2, 1, 1])
+    network = torch.nn.Flatten()
+    assert accuracy_by_class(network, logits[:, :, None, None], labels) == pytest.approx([100.0, 75.0, 100.0])
 
 
 def test_features_are_what_the_last_layer_reads(teacher, preprocessing):
