@@ -135,8 +135,16 @@ def _tuned(
     kept, _ = kept_filters(study, cut, seed)
     student = removed(teacher.network, kept, example(teacher)).to(memory_format=torch.channels_last)
     with counted(tuning.rounds, f"tuning {words}, seed {seed}") as on_round:
-        how = {"seed": seed, "on_round": on_round}
-        history = distill_on_pool(teacher.network, student, pool, teacher.preprocessing, study.data.test, tuning, **how)
+        history = distill_on_pool(
+            teacher.network,
+            student,
+            pool,
+            teacher.preprocessing,
+            study.data.test,
+            tuning,
+            seed=seed,
+            on_round=on_round,
+        )
     return student, history
 
 

@@ -99,6 +99,14 @@ def _tuned(study: Study, teacher, student: nn.Module, pool: Tensor, words: str, 
     """Top-1 along the distillation of the whole network into the rounded one, in place."""
     tuning = study.scale.quantization.tuning
     with counted(tuning.rounds, f"tuning {words}, seed {seed}") as on_round:
-        how = {"seed": seed, "on_round": on_round}
-        history = distill_on_pool(teacher.network, student, pool, teacher.preprocessing, study.data.test, tuning, **how)
+        history = distill_on_pool(
+            teacher.network,
+            student,
+            pool,
+            teacher.preprocessing,
+            study.data.test,
+            tuning,
+            seed=seed,
+            on_round=on_round,
+        )
     return history["student_on_test"]
