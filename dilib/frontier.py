@@ -71,6 +71,7 @@ def _schedule_key(study: Study, name: str, updates: int, seed: int) -> tuple[str
 def _varied(study: Study, name: str, updates: int) -> Study:
     """The study with another schedule, and the frontier's student."""
     varied = copy.copy(study)
+    varied.pools = study.artifacts / "frontier"  # of their own: a schedule's time has the making of all its images
     student = study.scale.frontier.student
     varied.scale = replace(
         study.scale,

@@ -121,7 +121,7 @@ def synthesise(
     """
     parts = (settings.classes, settings.batch_size, settings.objective, settings.schedules, settings.first_layer)
     recipe = Recipe(teacher, *parts, seed)
-    pool = ImagePool(study.artifacts / "pools" / digest(recipe.card), recipe.card)
+    pool = ImagePool(study.pools / digest(recipe.card), recipe.card)
     pool.claim()
     batches = -(-len(settings.classes) // settings.batch_size)
     updates = [recipe.schedule(index).updates() for index in range(batches)]

@@ -100,7 +100,7 @@ def unmade(study: Study, recipe: Recipe, count: int) -> float:
 
 
 def _pool(study: Study, recipe: Recipe) -> ImagePool:
-    return ImagePool(study.artifacts / "pools" / digest(recipe.card), recipe.card)
+    return ImagePool(study.pools / digest(recipe.card), recipe.card)
 
 
 def pool_cell(study: Study, teacher: str, count: int, seed: int) -> dict:

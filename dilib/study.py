@@ -36,6 +36,7 @@ class Study:
         self.place = Path(scale) / data.slug(self.dataset)
         self.results, self.artifacts = Path(results) / self.place, Path(artifacts) / self.place
         self.data_folder = Path(artifacts) / "data"
+        self.pools = self.artifacts / "pools"
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.commit = commit()
         # Denormal numbers, common in vanishing gradients, slow a CPU down many times.

@@ -251,4 +251,4 @@ class _ImageSource:
 
     def _pool(self, settings: dict) -> ImagePool:
         card = plain({"settings": settings, "seed": self.seed, "teacher_weights": fingerprint(self.teacher)})
-        return ImagePool(self.study.artifacts / "pools" / digest(card), card)
+        return ImagePool(self.study.pools / digest(card), card)
