@@ -1,5 +1,6 @@
 """Every notebook at smoke scale, through the command that users run."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 
+from dilib.artifacts import digest
 from dilib.reproduce import main
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +40,16 @@ def test_every_notebook_runs_and_leaves_no_debris(run):
         assert not [output for output in outputs if output.output_type in ("stream", "error")]
         assert "/tmp/" not in nbformat.writes(executed)
         assert path.stat().st_size < 2_000_000
+
+
+def test_cells_keep_their_names_and_settings(run):
+    """A cell whose settings change is made anew: committed results are read only while these stay as they are."""
+    _, results = run
+    asked = {
+        place.name: {path.stem: digest(json.loads(path.read_text())["settings"]) for path in place.glob("cells/*.json")}
+        for place in (results, results.with_name("imagenet"))
+    }
+    assert asked == json.loads((ROOT / "tests" / "data" / "smoke_cells.json").read_text())
 
 
 def test_tables_are_complete(run):
