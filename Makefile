@@ -4,7 +4,7 @@ SCALE   ?= laptop
 RESULTS ?= results
 BIN     := .venv/bin
 READY   := .venv/.ready
-REPRODUCE = $(BIN)/python -m dilib.reproduce --results $(RESULTS)
+REPRODUCE = $(BIN)/python -m dilib.commands.reproduce --results $(RESULTS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce report carry smoke bench test format lab clean
@@ -26,7 +26,7 @@ reproduce: $(READY) ## run the study: tables, figures and report into results/SC
 	    $(if $(SEEDS),--seeds $(SEEDS)) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ADDED),--added $(ADDED))
 
 report: $(READY) ## rebuild results/REPORT.md and .html, and the README's summary, from the results there are
-	$(BIN)/python -m dilib.overall --results $(RESULTS) --readme README.md
+	$(BIN)/python -m dilib.commands.report --results $(RESULTS) --readme README.md
 
 # Left out is what is soon made again, or stands for less than a cell: students in training, decoded images, locks.
 carry: ## pack what another machine needs to go on with a SCALE into carried.tar, to be unpacked beside its Makefile
@@ -38,7 +38,7 @@ smoke: $(READY) ## run every notebook at toy size, in a few minutes
 	$(REPRODUCE) --scale smoke
 
 bench: $(READY) ## time a synthesis step on this machine, into results/bench/DEVICE.json
-	$(BIN)/python -m dilib.benchmark --results $(RESULTS) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m dilib.commands.benchmark --results $(RESULTS) $(if $(ONLY),--only $(ONLY))
 
 test: $(READY) ## lint, and run the tests
 	$(BIN)/ruff check .

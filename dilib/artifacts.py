@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import torch
@@ -77,12 +78,13 @@ def _read(path: Path, card: dict | None, content: Callable) -> tuple | None:
     try:
         with safe_open(path, framework="pt") as file:  # checks the length
             found = json.loads((file.metadata() or {}).get("card", "{}"))
-            if card is not None and any(found.get(key) != _plain(value) for key, value in card.items()):
+            if card is not None and any(found.get(key) != plain(value) for key, value in card.items()):
                 return None
             return content(file), found
     except (FileNotFoundError, SafetensorError, OSError, ValueError):
         return None
 
 
-def _plain(value):
-    return json.loads(json.dumps(value))
+def plain(value):
+    """Dataclasses, tuples and paths as JSON would hold them."""
+    return json.loads(json.dumps(value, default=lambda item: asdict(item) if is_dataclass(item) else str(item)))

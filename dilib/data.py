@@ -1,25 +1,22 @@
 """Data sets by name, as uint8 tensors at one resolution, fetched on first use: whole and checked, or not at all."""
 
-import contextlib
-import os
 import shutil
-import socket
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision import datasets
-from torchvision.datasets.utils import check_integrity, download_and_extract_archive
+from torchvision.datasets.utils import check_integrity
 
 from dilib.artifacts import digest
-from dilib.models import Preprocessing
+from dilib.classifier import Preprocessing
+from dilib.downloads import Unreachable, archive, debian_package, fetched, reason
+from dilib.image_folders import File, channels_of, decoded, listed, mapped
 
 TITLES = {
     "digits": "Digits",
@@ -33,9 +30,7 @@ TITLES = {
     "flowers102": "Flowers-102",
 }
 FREE = ("digits", "photographs", "photographs_grey", "fashion_mnist")  # whose images anyone may publish
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"}
 IMAGENET_TRAINING_IMAGES = 215_000  # all 1.28 million would take 190 GB once decoded
-TIMEOUT = 15  # seconds without an answer before a source counts as unreachable
 
 FASHION_FILES = {  # of the uncompressed files
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -69,20 +64,22 @@ CUB = (
 )
 
 
-class Unreachable(RuntimeError):
-    """A data set that can't be had here; the message says what was tried and what to do."""
-
-
 @dataclass(frozen=True)
 class Split:
-    """Images as uint8 (N, C, H, W) in 0..255 and labels (N,); large splits are memory-mapped."""
+    """Images as uint8 (N, C, H, W) in 0..255 and labels (N,), and the seconds that making them took, if they were made.
+
+    Large splits are memory-mapped.
+    """
 
     pixels: Tensor
     labels: Tensor
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Data:
+    """A data set: its name and title in print, its splits, its classes' names by label, and its preprocessing."""
+
     name: str
     title: str
     train: Split
@@ -109,12 +106,25 @@ def load(name: str, folder: Path | str = "artifacts/data", size: int | None = No
         train, test, classes = _cifar(name, folder)
     else:
         train_files, test_files, classes = _image_files(name, folder)
-        channels = _channels(test_files[0][0])
-        train = _decoded(train_files, channels, size, folder / "decoded")
-        test = _decoded(test_files, channels, size, folder / "decoded")
+        channels = channels_of(test_files[0][0])
+        train = Split(*decoded(train_files, channels, size, folder / "decoded"))
+        test = Split(*decoded(test_files, channels, size, folder / "decoded"))
     train, test = _resized(train, size), _resized(test, size)
     typical = train.pixels if len(train.pixels) else test.pixels
     return Data(name, title(name), train, test, tuple(classes), _preprocessing(typical, size))
+
+
+def of_classes(whole: Data, labels: Sequence[int], word: str) -> Data:
+    """The part of a data set that has these labels, counted from 0 anew, with `word` ("old", "new") in its title."""
+    labels = torch.tensor(sorted(labels))
+
+    def part(split: Split) -> Split:
+        chosen = torch.isin(split.labels, labels)
+        return Split(split.pixels[chosen], torch.searchsorted(labels, split.labels[chosen]))
+
+    classes = tuple(whole.classes[label] for label in labels)
+    title = f"{whole.title}, {word} classes"
+    return replace(whole, title=title, train=part(whole.train), test=part(whole.test), classes=classes)
 
 
 def check_name(name: str) -> None:
@@ -209,7 +219,7 @@ def _photographs(size: int, mode: str, cache: Path) -> tuple[Split, Split, list[
 
 
 def _fashion_mnist(folder: Path) -> tuple[Split, Split, list[str]]:
-    root = _fetched(folder / "fashion_mnist", _fetch_fashion_mnist)
+    root = fetched(folder / "fashion_mnist", _fetch_fashion_mnist, "Fashion-MNIST")
     raw = root / "FashionMNIST" / "raw"
     if not all(check_integrity(str(raw / file), md5) for file, md5 in FASHION_FILES.items()):
         raise Unreachable(f"Fashion-MNIST in {root} is damaged; delete that folder and run again")
@@ -227,11 +237,11 @@ def _fetch_fashion_mnist(target: Path) -> None:
         datasets.FashionMNIST(target, download=True)
         return
     except (OSError, RuntimeError) as error:
-        tried = f"torchvision's mirror ({_reason(error)})"
+        tried = f"torchvision's mirror ({reason(error)})"
     try:
         raw = target / "FashionMNIST" / "raw"
         raw.mkdir(parents=True, exist_ok=True)
-        unpacked = _debian_package("dataset-fashion-mnist", target / "package")
+        unpacked = debian_package("dataset-fashion-mnist", target / "package")
         for file in FASHION_FILES:
             packed = unpacked / "usr/share/datasets/fashion-mnist" / f"{file}.gz"
             (raw / file).write_bytes(subprocess.run(["gzip", "-dc", packed], check=True, capture_output=True).stdout)
@@ -239,36 +249,13 @@ def _fetch_fashion_mnist(target: Path) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         raise Unreachable(
             f"Fashion-MNIST could not be had: tried {tried} and Debian's package dataset-fashion-mnist "
-            f"({_reason(error)}); connect to a network, or run with DATASET=digits"
+            f"({reason(error)}); connect to a network, or run with DATASET=digits"
         ) from error
-
-
-def _debian_package(name: str, target: Path) -> Path:
-    """Download and unpack a Debian package into `target`, with package lists of its own if the system's are empty."""
-    target.mkdir(parents=True)
-
-    def apt(*arguments: str) -> None:
-        options = [f"-oAcquire::{scheme}::Timeout={TIMEOUT}" for scheme in ("http", "https")]
-        subprocess.run(
-            ["apt-get", "-qq", *options, *arguments], check=True, capture_output=True, cwd=target, timeout=300
-        )
-
-    try:
-        apt("download", name)
-    except subprocess.CalledProcessError:
-        private = [f"-oDir::State={target.resolve()}/state", f"-oDir::Cache={target.resolve()}/cache"]
-        (target / "state/lists/partial").mkdir(parents=True)
-        (target / "cache/archives/partial").mkdir(parents=True)
-        apt(*private, "update")
-        apt(*private, "download", name)
-    package = next(target.glob(f"{name}_*.deb"))
-    subprocess.run(["dpkg-deb", "-x", package, target], check=True, capture_output=True)
-    return target
 
 
 def _cifar(name: str, folder: Path) -> tuple[Split, Split, list[str]]:
     url, md5, inner, label_bytes, names, train_files, test_file = CIFAR[name]
-    root = _fetched(folder / name, _archive(url, md5)) / inner
+    root = fetched(folder / name, archive(url, md5), title(name)) / inner
 
     def split(files: list[str]) -> Split:
         records = np.concatenate([np.fromfile(root / file, np.uint8).reshape(-1, label_bytes + 3072) for file in files])
@@ -278,15 +265,15 @@ def _cifar(name: str, folder: Path) -> tuple[Split, Split, list[str]]:
     return split(train_files), split([test_file]), (root / names).read_text().split()
 
 
-def _image_files(name: str, folder: Path) -> tuple[list, list, list[str]]:
+def _image_files(name: str, folder: Path) -> tuple[list[File], list[File], list[str]]:
     """(path, label) pairs for training and test, and the class names, of a data set that is a tree of image files."""
     if name == "flowers102":
-        root = _fetched(folder / name, lambda target: datasets.Flowers102(target, download=True))
+        root = fetched(folder / name, lambda target: datasets.Flowers102(target, download=True), title(name))
         splits = {split: datasets.Flowers102(root, split=split) for split in ("train", "val", "test")}
         files = {k: list(zip(v._image_files, v._labels, strict=True)) for k, v in splits.items()}
         return files["train"] + files["val"], files["test"], list(datasets.Flowers102.classes)
     if name == "cub200":
-        return _cub(_fetched(folder / name, _archive(*CUB)) / "CUB_200_2011")
+        return _cub(fetched(folder / name, archive(*CUB), title(name)) / "CUB_200_2011")
     if name == "imagenet":
         return _imagenet(folder / "imagenet")
     root = Path(name.removeprefix("folder:")).expanduser()
@@ -298,19 +285,19 @@ def _image_files(name: str, folder: Path) -> tuple[list, list, list[str]]:
     classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
     if len(classes) < 2:
         raise ValueError(f"{root / 'train'} has {len(classes)} class folder(s); a classifier needs at least 2")
-    return _listed(root / "train", classes), _listed(test, classes), classes
+    return listed(root / "train", classes), listed(test, classes), classes
 
 
-def _imagenet(root: Path) -> tuple[list, list, list[str]]:
+def _imagenet(root: Path) -> tuple[list[File], list[File], list[str]]:
     """As many training images as the paper taught with, drawn at random, and none where only val/ is there."""
     if not (root / "val").is_dir():
         raise Unreachable(
             f"ImageNet can't be downloaded without registration: put val/WNID/*, and train/WNID/* if need be, in {root}"
         )
     classes = sorted(path.name for path in (root / "val").iterdir() if path.is_dir())
-    train = _listed(root / "train", classes) if (root / "train").is_dir() else []
+    train = listed(root / "train", classes) if (root / "train").is_dir() else []
     chosen = np.random.default_rng(0).permutation(len(train))[:IMAGENET_TRAINING_IMAGES]
-    return [train[index] for index in chosen], _listed(root / "val", classes), classes
+    return [train[index] for index in chosen], listed(root / "val", classes), classes
 
 
 def imagenet_validation(folder: Path | str, classes: Sequence[int], size: int = 256) -> Split | None:
@@ -319,21 +306,11 @@ def imagenet_validation(folder: Path | str, classes: Sequence[int], size: int = 
     wnids = sorted(path.name for path in root.glob("n*"))
     if len(wnids) != 1000:
         return None
-    files = [(_listed(root, [wnids[label]])[0][0], label) for label in classes]
-    return _decoded(files, 3, size, Path(folder) / "decoded")
+    files = [(listed(root, [wnids[label]])[0][0], label) for label in classes]
+    return Split(*decoded(files, 3, size, Path(folder) / "decoded"))
 
 
-def _listed(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
-    files = []
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).glob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ValueError(f"no images in {folder / name}; expected files ending in {' '.join(sorted(SUFFIXES))}")
-        files += [(path, label) for path in found]
-    return files
-
-
-def _cub(root: Path) -> tuple[list, list, list[str]]:
+def _cub(root: Path) -> tuple[list[File], list[File], list[str]]:
     def column(file: str) -> list[str]:
         return [line.split(maxsplit=1)[1] for line in (root / file).read_text().splitlines()]
 
@@ -343,94 +320,3 @@ def _cub(root: Path) -> tuple[list, list, list[str]]:
     classes = [name.split(".", 1)[-1] for name in column("classes.txt")]
     train = [file for file, flag in zip(files, training, strict=True) if flag]
     return train, [file for file, flag in zip(files, training, strict=True) if not flag], classes
-
-
-def _channels(path: Path) -> int:
-    with _opened(path) as image:
-        return 1 if image.mode in ("1", "L", "I", "F") else 3
-
-
-@contextlib.contextmanager
-def _opened(path: Path):
-    try:
-        with Image.open(path) as image:
-            image.load()
-            yield image
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} can't be read as an image ({_reason(error)}); repair or remove it") from error
-
-
-def _decoded(files: list[tuple[Path, int]], channels: int, size: int, cache: Path) -> Split:
-    """Images with the shorter side at `size`, centre-cropped, decoded once into a memory-mapped array."""
-    if not files:
-        return Split(torch.zeros(0, channels, size, size, dtype=torch.uint8), torch.zeros(0, dtype=torch.long))
-    key = digest([channels, size, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path, _ in files]])
-
-    def pictures() -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor() as executor:
-            yield from executor.map(lambda file: _picture(file[0], channels, size)[None], files)
-
-    pixels = mapped(cache / f"{key}.npy", (len(files), channels, size, size), pictures)
-    return Split(pixels, torch.tensor([label for _, label in files]))
-
-
-def mapped(target: Path, shape: tuple[int, ...], parts: Callable[[], Iterable[np.ndarray]]) -> Tensor:
-    """uint8 images of this shape (N, C, H, W), memory-mapped from a file; written first, part by part, if not there."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        array, done = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape), 0
-        try:
-            for part in parts():
-                array[done : done + len(part)] = part
-                done += len(part)
-            array.flush()
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return torch.from_numpy(np.load(target, mmap_mode="c"))
-
-
-def _picture(path: Path, channels: int, size: int) -> np.ndarray:
-    with _opened(path) as image:
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (size, size):
-            scale = size / min(image.size)
-            image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-            left, top = (image.width - size) // 2, (image.height - size) // 2
-            image = image.crop((left, top, left + size, top + size))
-        array = np.asarray(image)
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
-
-
-def _archive(url: str, md5: str) -> Callable[[Path], None]:
-    return lambda target: download_and_extract_archive(url, str(target), md5=md5, remove_finished=True)
-
-
-def _fetched(folder: Path, fetch: Callable[[Path], object]) -> Path:
-    """`folder`, filled by `fetch` under a temporary name first, so that it exists whole or not at all."""
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        fetch(temporary)
-        with contextlib.suppress(OSError):  # another process may have been first
-            os.replace(temporary, folder)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, Unreachable):
-            raise
-        raise Unreachable(
-            f"{title(folder.name)} could not be downloaded ({_reason(error)}); connect to a network, "
-            "or use your own copy with DATASET=folder:PATH"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -3,31 +3,20 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from dilib import losses, parallel
+from dilib import distributed, losses
+from dilib.classifier import Classifier, Frozen, Preprocessing
 from dilib.data import Split
 from dilib.evaluation import accuracy, glimpse, split_accuracy
-from dilib.inversion import compute_dtype
-from dilib.models import Preprocessing
-from dilib.statistics import frozen_copy
-from dilib.training import (
-    augment,
-    half_precision_forward,
-    moved,
-    moves,
-    restore,
-    save_checkpoint,
-    set_lr,
-    sgd,
-    triangle,
-)
-
-RECORDED = ("teacher_on_fresh", "student_on_fresh", "student_on_test", "seconds")
+from dilib.pool import Batch
+from dilib.precision import autocast_logits
+from dilib.rounds import Run, in_rounds
+from dilib.training import augment, descend, moved, moves, sgd, triangle
 
 
 @dataclass(frozen=True)
@@ -55,12 +44,12 @@ class DistillationSettings:
         if self.decay not in ("step", "linear"):
             raise ValueError(f"decay {self.decay!r} is unknown; choose step or linear")
 
-    def lr_at(self, update: int) -> float:
-        """The learning rate of an update, counted from 0 over the whole run."""
+    def lr_factor(self, update: int) -> float:
+        """What the learning rate is multiplied by at an update, counted from 0 over the whole run."""
         progress = update / (self.rounds * self.updates)
         if self.decay == "linear":
-            return self.lr * triangle(progress, warm_up=0.1)
-        return self.lr * 0.1 ** sum(progress >= fraction for fraction in self.decay_at)
+            return triangle(progress, warm_up=0.1)
+        return 0.1 ** sum(progress >= fraction for fraction in self.decay_at)
 
 
 @dataclass(frozen=True)
@@ -74,129 +63,100 @@ class PoolSettings(DistillationSettings):
 
 
 def distill(
-    teacher: nn.Module,
+    teacher: Classifier,
     student: nn.Module,
-    fresh_batch: Callable[[int, nn.Module], tuple[Tensor, Tensor]],
+    fresh_batch: Callable[[int], Batch],
     test: tuple[Tensor, Tensor],
     settings: DistillationSettings,
-    *,
-    seed: int = 0,
-    checkpoint: Path | None = None,
-    card: dict | None = None,
-    on_round: Callable[[int], None] | None = None,
+    run: Run = Run(),
 ) -> dict[str, list[float]]:
-    """Teach `student` in place; per round, accuracies in percent and seconds, under the names in RECORDED (Fig. 4).
+    """Teach `student` in place while its images are made; accuracies in percent and seconds of each round. Fig. 4.
 
-    `fresh_batch(round, student)` gives the round's new images (N, C, H, W) and labels (N,): it may load or make them.
-    They are used for an update at once and join the pool, from which the round's other batches are drawn at random.
-    The student is watched on some of the `test` images, (images, labels), and judged on all of them at the end.
-    Goes on from `checkpoint` if there is one with the same `card`. Raises FloatingPointError on a loss not finite.
+    `fresh_batch(round)` loads or makes the round's new images. They are used for an update at once and join the pool,
+    from which the round's other batches are drawn at random; their seconds count as the round's, whoever made them.
+    The history has "teacher_on_fresh" and "student_on_fresh", measured before the student learns from a batch, and
+    "student_on_test", on some of the normalised `test` images (images (N, C, H, W), labels (N,)) and at the end on all.
+    Raises FloatingPointError when the loss stops being finite.
     """
-    dtype = compute_dtype(test[0].device)
-    frozen_teacher = frozen_copy(teacher, dtype)
-    optimizer = sgd(student, settings.lr, settings.momentum, settings.weight_decay)
-    extra: dict[str, Tensor] = {}
-    first = restore(checkpoint, card, student, optimizer, extra)
-    history = {name: extra[name].tolist() if first else [] for name in RECORDED}
-    pool = [fresh_batch(index, student) for index in range(first)]
+    frozen, learner = teacher.frozen(), teacher.with_network(student)
+    schedule = sgd(student, settings, settings.lr_factor)
+    pool: list[Tensor] = []
 
-    for index in range(first, settings.rounds):
+    def teach(index: int, random: torch.Generator) -> dict[str, float]:
+        pool.extend(fresh_batch(earlier).images for earlier in range(len(pool), index))  # where a checkpoint went on
+        batch = fresh_batch(index)
         started = time.perf_counter()
-        images, labels = fresh_batch(index, student)
-        pool.append((images, labels))
-        history["teacher_on_fresh"].append(accuracy(teacher, images, labels))
-        history["student_on_fresh"].append(accuracy(student, images, labels))
-        loss = _teach_round(frozen_teacher, student, optimizer, pool, settings, index, seed)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"distillation loss {loss.item()} in round {index + 1}; lower lr ({settings.lr})")
-        history["student_on_test"].append(accuracy(student, *(test if index + 1 == settings.rounds else glimpse(test))))
-        history["seconds"].append(time.perf_counter() - started)
-        if checkpoint:
-            extra = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}
-            save_checkpoint(checkpoint, card, index + 1, student, optimizer, extra)
-        if on_round:
-            on_round(index + 1)
+        pool.append(batch.images)
+        measured = {
+            "teacher_on_fresh": accuracy(teacher, batch.images, batch.labels),
+            "student_on_fresh": accuracy(learner, batch.images, batch.labels),
+            "loss": _teach_round(frozen, student, schedule, pool, settings, random),
+        }
+        measured["student_on_test"] = accuracy(learner, *(test if index + 1 == settings.rounds else glimpse(test)))
+        return {**measured, "seconds": batch.seconds + time.perf_counter() - started}
+
+    parts = {"network": student, "optimizer": schedule.optimizer, "schedule": schedule}
+    history = in_rounds(teach, settings.rounds, parts, run, "distillation")
     student.eval()
     return history
 
 
-def _teach_round(teacher, student, optimizer, pool, settings, index, seed) -> Tensor:
-    """One round's updates: the fresh batch first, then batches drawn from the pool. Eq. 1."""
-    generator = torch.Generator().manual_seed(seed * 100_003 + index)
+def _teach_round(frozen, student, schedule, pool: list[Tensor], settings, random: torch.Generator) -> float:
+    """One round's updates: the fresh batch first, then batches drawn from the pool; the last loss."""
     student.train()
-    fresh = pool[-1][0].split(settings.batch_size)
+    fresh = pool[-1].split(settings.batch_size)
     for update in range(settings.updates):
-        set_lr(optimizer, settings.lr_at(index * settings.updates + update))
         if update < len(fresh):
             images = fresh[update]
         else:
-            drawn = pool[int(torch.randint(len(pool), (), generator=generator))][0]
-            chosen = torch.randperm(len(drawn), generator=generator)[: settings.batch_size].to(drawn.device)
-            images = augment(drawn[chosen], settings.shift, settings.flip, generator)
-        loss = _teach(teacher, student, optimizer, images, settings.temperature)
-    return loss
+            drawn = pool[int(torch.randint(len(pool), (), generator=random))]
+            chosen = torch.randperm(len(drawn), generator=random)[: settings.batch_size].to(drawn.device)
+            images = augment(drawn[chosen], settings.shift, settings.flip, random)
+        loss = _teach(frozen, student, schedule, images, settings.temperature)
+    return loss.item()
 
 
-def _teach(teacher, student, optimizer, images: Tensor, temperature: float) -> Tensor:
+def _teach(frozen: Frozen, student: nn.Module, schedule: LRScheduler, images: Tensor, temperature: float) -> Tensor:
     """One update on a batch (N, C, H, W). Eq. 1."""
     with torch.no_grad():
-        teacher_logits = teacher(images.to(next(teacher.parameters()).dtype, memory_format=torch.channels_last))
-    loss = scaled_distillation(teacher_logits.float(), half_precision_forward(student, images), temperature)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+        teacher_logits = frozen(images)
+    loss = scaled_distillation(teacher_logits, autocast_logits(student, images, frozen.dtype), temperature)
+    descend(schedule, loss)
     return loss.detach()
 
 
 def distill_on_pool(
-    teacher: nn.Module,
+    teacher: Classifier,
     student: nn.Module,
     pool: Tensor,
-    preprocessing: Preprocessing,
     test: Split,
     settings: PoolSettings,
-    *,
-    seed: int = 0,
-    checkpoint: Path | None = None,
-    card: dict | None = None,
-    on_round: Callable[[int], None] | None = None,
+    run: Run = Run(),
 ) -> dict[str, list[float]]:
-    """Teach `student` in place on fixed images, uint8 (N, C, H, W); per round, test top-1 and seconds. Sec. 4.4.
+    """Teach `student` in place on fixed images, uint8 (N, C, H, W); "student_on_test" and seconds a round. Sec. 4.4.
 
-    Processes that torchrun started teach one student together, who ends as one process would have taught it.
-    Goes on from `checkpoint` if there is one with the same `card`. Raises FloatingPointError on a loss not finite.
+    Processes that torchrun started teach one student together, and it ends as a single process would have taught it.
+    Raises FloatingPointError when the loss stops being finite.
     """
-    device = next(teacher.parameters()).device
-    frozen = frozen_copy(teacher, compute_dtype(device))
-    learner = parallel.shared(student)
-    optimizer = sgd(student, settings.lr, settings.momentum, settings.weight_decay)
-    extra: dict[str, Tensor] = {}
-    first = restore(checkpoint, card, student, optimizer, extra)
-    history = {name: extra[name].tolist() if first else [] for name in ("student_on_test", "seconds")}
-    for index in range(first, settings.rounds):
-        started = time.perf_counter()
-        random = torch.Generator().manual_seed(seed * 100_003 + index)
+    frozen, learner = teacher.frozen(), distributed.shared(student)
+    schedule = sgd(student, settings, settings.lr_factor)
+
+    def teach(index: int, random: torch.Generator) -> dict[str, float]:
         student.train()
-        for update in range(settings.updates):
-            set_lr(optimizer, settings.lr_at(index * settings.updates + update))
-            images = _drawn(pool, preprocessing, settings, random).to(device)
-            loss = _teach(frozen, learner, optimizer, images, settings.temperature)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"distillation loss {loss.item()} in round {index + 1}; lower lr ({settings.lr})")
-        history["student_on_test"].append(split_accuracy(student, test, preprocessing))
-        history["seconds"].append(time.perf_counter() - started)
-        if checkpoint and parallel.rank() == 0:
-            extra = {name: torch.tensor(values, dtype=torch.float64) for name, values in history.items()}
-            save_checkpoint(checkpoint, card, index + 1, student, optimizer, extra)
-        if on_round:
-            on_round(index + 1)
+        for _ in range(settings.updates):
+            images = _drawn(pool, teacher.preprocessing, settings, random).to(teacher.device)
+            loss = _teach(frozen, learner, schedule, images, settings.temperature)
+        return {"loss": loss.item(), "student_on_test": split_accuracy(teacher.with_network(student), test)}
+
+    parts = {"network": student, "optimizer": schedule.optimizer, "schedule": schedule}
+    history = in_rounds(teach, settings.rounds, parts, run, "distillation")
     student.eval()
     return history
 
 
 def _drawn(pool: Tensor, preprocessing: Preprocessing, settings: PoolSettings, random: torch.Generator) -> Tensor:
     """This process's share of a batch, drawn at random from the pool, augmented, and mixed with another (mixup)."""
-    part = parallel.share(settings.batch_size)
+    part = distributed.share(settings.batch_size)
 
     def batch() -> Tensor:
         chosen = torch.randint(len(pool), (settings.batch_size,), generator=random)

@@ -7,10 +7,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.image.inception import InceptionScore
 
+from dilib.classifier import Classifier, frozen_copy, logits_and_features
 from dilib.data import Split
-from dilib.inversion import compute_dtype
-from dilib.models import Preprocessing
-from dilib.statistics import frozen_copy
 
 WATCHED = 5  # one test image in so many will do to watch a student by
 
@@ -22,12 +20,10 @@ def glimpse(test: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
+def predict(classifier: Classifier, images: Tensor, batch_size: int = 1000) -> Tensor:
     """Logits (N, K), fp32, of normalised images (N, C, H, W), in evaluation mode; the network is left as it was."""
-    dtype = compute_dtype(images.device)
-    frozen = frozen_copy(network, dtype)
-    batches = images.split(batch_size)
-    return torch.cat([frozen(batch.to(dtype, memory_format=torch.channels_last)).float() for batch in batches])
+    frozen = classifier.frozen()
+    return torch.cat([frozen(batch) for batch in images.split(batch_size)])
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:
@@ -35,30 +31,37 @@ def top1(logits: Tensor, labels: Tensor) -> float:
     return 100 * (logits.argmax(1) == labels.to(logits.device)).float().mean().item()
 
 
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
     """Top-1 in percent on normalised images (N, C, H, W) with labels (N,)."""
-    return top1(predict(network, images), labels)
+    return top1(predict(classifier, images), labels)
 
 
-def accuracy_by_class(network: nn.Module, images: Tensor, labels: Tensor) -> list[float]:
-    """Percent of each class's images (N, C, H, W) that the network names right; 0 for a class that has none."""
-    logits = predict(network, images)
+def accuracy_by_class(classifier: Classifier, images: Tensor, labels: Tensor) -> list[float]:
+    """Percent of each class's images (N, C, H, W) that are named right; 0 for a class that has none."""
+    logits = predict(classifier, images)
     right = multiclass_accuracy(logits, labels.to(logits.device), num_classes=logits.shape[1], average="none")
     return (100 * right).tolist()
 
 
+def split_accuracy(classifier: Classifier, split: Split, batch_size: int = 1000) -> float:
+    """Top-1 in percent on a split, of which only a batch at a time is in memory as floats."""
+    batches = zip(split.pixels.split(batch_size), split.labels.split(batch_size), strict=True)
+    right = sum(
+        len(labels) * accuracy(classifier, classifier.preprocessing.normalise(pixels).to(classifier.device), labels)
+        for pixels, labels in batches
+    )
+    return right / len(split.labels)
+
+
 @torch.no_grad()
-def penultimate_features(
-    network: nn.Module, pixels: Tensor, preprocessing: Preprocessing, batch_size: int = 250
-) -> Tensor:
-    """What the last linear layer reads, (N, D), fp32, on the CPU, of images (N, C, H, W), uint8."""
-    device = next(network.parameters()).device
-    frozen, found = frozen_copy(network, torch.float32), []
-    last = [module for module in frozen.modules() if isinstance(module, nn.Linear)][-1]
-    last.register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0].flatten(1).cpu()))
-    for batch in pixels.split(batch_size):
-        frozen(preprocessing.normalise(batch.to(device)).contiguous(memory_format=torch.channels_last))
-    return torch.cat(found)
+def penultimate_features(classifier: Classifier, pixels: Tensor, batch_size: int = 250) -> Tensor:
+    """What the last linear layer reads, (N, D), fp32, on the CPU, of images (N, C, H, W), uint8.
+
+    Raises ValueError for a network without a linear layer.
+    """
+    frozen, preprocessing = frozen_copy(classifier.network, torch.float32), classifier.preprocessing
+    batches = (preprocessing.normalise(batch.to(classifier.device)) for batch in pixels.split(batch_size))
+    return torch.cat([logits_and_features(frozen, batch)[1].cpu() for batch in batches])
 
 
 def coverage(real: Tensor, made: Tensor, neighbours: int = 5) -> float:
@@ -68,17 +71,6 @@ def coverage(real: Tensor, made: Tensor, neighbours: int = 5) -> float:
     """
     radii = torch.cdist(real, real).kthvalue(neighbours + 1).values  # the nearest is the point itself
     return 100 * (torch.cdist(real, made).min(1).values <= radii).float().mean().item()
-
-
-def split_accuracy(network: nn.Module, split: Split, preprocessing: Preprocessing, batch_size: int = 1000) -> float:
-    """Top-1 in percent on a split, of which only a batch at a time is in memory as floats."""
-    device = next(network.parameters()).device
-    batches = zip(split.pixels.split(batch_size), split.labels.split(batch_size), strict=True)
-    right = sum(
-        len(labels) * accuracy(network, preprocessing.normalise(pixels).to(device), labels)
-        for pixels, labels in batches
-    )
-    return right / len(split.labels)
 
 
 def inception_score(logits: Tensor) -> float:

@@ -4,18 +4,16 @@ The four methods of the paper are one loop with terms switched on: Noise (classi
 prior), DeepInversion (+ feature statistics), Adaptive DeepInversion (+ competition with a student).
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dilib import losses
-from dilib.models import Preprocessing
-from dilib.statistics import FeatureStatistics, batchnorm_layers, frozen_copy, observe, recorded
+from dilib.classifier import Classifier, class_count, frozen_copy
+from dilib.feature_statistics import FeatureStatistics, batchnorm_layers, observe, recorded
 
 TERMS = ("classification", "prior", "feature", "compete")
 
@@ -98,39 +96,26 @@ class Inversion:
 
 
 def invert(
-    teacher: nn.Module,
-    preprocessing: Preprocessing,
+    teacher: Classifier,
     labels: Tensor,
     objective: Objective,
     schedule: Schedule,
     *,
-    statistics: FeatureStatistics | None = None,
-    student: nn.Module | None = None,
-    start: Tensor | None = None,
-    seed: int = 0,
     watch: Callable[[int, Tensor], None] | None = None,
+    **options,
 ) -> Inversion:
     """Optimise a batch of images from N(0, 1) noise towards `labels` (N,). Eqs. 2 to 9, Sec. 4.1.
 
-    `statistics` default to the teacher's BatchNorm running statistics. `student`, needed where α_c > 0, is the network
-    in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
-    schedule's warm start. `watch(updates done, images)` is called after each update. The same seed on the same machine
-    gives the same images, bit for bit.
+    `watch(updates done, images)` is called after each update; the other options are those of `updates`. The same seed
+    and precision on the same machine give the same images, bit for bit.
     Raises ValueError for bad input and FloatingPointError when a loss stops being finite.
+
+    Example:
+        >>> made = invert(teacher, balanced_labels(64, 10, seed=0), Objective().deepinversion(), Schedule())
+        >>> pixels = teacher.preprocessing.to_pixels(made.images)  # uint8 (64, 3, 32, 32)
     """
     images, history = None, []
-    for made, terms in updates(
-        teacher,
-        preprocessing,
-        labels,
-        objective,
-        schedule,
-        statistics=statistics,
-        student=student,
-        start=start,
-        seed=seed,
-    ):
-        images = made
+    for images, terms in updates(teacher, labels, objective, schedule, **options):
         history.append(terms)
         if watch:
             watch(len(history), images)
@@ -142,8 +127,7 @@ def invert(
 
 
 def updates(
-    teacher: nn.Module,
-    preprocessing: Preprocessing,
+    teacher: Classifier,
     labels: Tensor,
     objective: Objective,
     schedule: Schedule,
@@ -155,18 +139,21 @@ def updates(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What `invert` does, update by update: the images so far (N, C, H, W) and the four terms that moved them.
 
-    The images are the ones being optimised, not a copy. Raises ValueError for bad input, at once.
+    `statistics` default to the teacher's BatchNorm running statistics. `student`, needed where α_c > 0, is the network
+    in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
+    schedule's warm start. The images are the ones being optimised, not a copy. Raises ValueError for bad input at once.
     """
-    _check(teacher, preprocessing, labels, objective, student, start)
-    device = next(teacher.parameters()).device
-    _check_resolution(teacher, preprocessing.channels, schedule, device)
-    terms_of = _terms(teacher, labels.to(device), objective, statistics, student)
+    _check(teacher, labels, objective, student, start)
+    _check_resolution(teacher, schedule)
     if start is not None:
         schedule = schedule.after_a_warm_start()
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(labels), preprocessing.channels, *[schedule.stages[0][0]] * 2, generator=generator)
-    images = noise.to(device) if start is None else _blend(start.to(device), noise.to(device), schedule.warm_start)
-    return _optimise(terms_of, images, preprocessing, objective, schedule, generator)
+    shape = (len(labels), teacher.preprocessing.channels, *[schedule.stages[0][0]] * 2)
+    images = torch.randn(shape, generator=generator).to(teacher.device)
+    if start is not None:
+        images = _blend(start.to(teacher.device), images, schedule.warm_start)
+    terms_of = _terms(teacher, labels.to(teacher.device), objective, statistics, student)
+    return _optimise(terms_of, images, teacher, objective, schedule, generator)
 
 
 def _blend(start: Tensor, noise: Tensor, share: float) -> Tensor:
@@ -174,7 +161,7 @@ def _blend(start: Tensor, noise: Tensor, share: float) -> Tensor:
     return share * F.interpolate(start, noise.shape[-1], mode="area") + (1 - share**2) ** 0.5 * noise
 
 
-def _optimise(terms_of, images, preprocessing, objective, schedule, generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _optimise(terms_of, images, teacher, objective, schedule, generator) -> Iterator[tuple[Tensor, Tensor]]:
     weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=images.device)
     for size, steps in schedule.stages:
         images = images.detach() if images.shape[-1] == size else F.interpolate(images.detach(), size)
@@ -189,7 +176,7 @@ def _optimise(terms_of, images, preprocessing, objective, schedule, generator) -
             decay.step()
             if schedule.clip:
                 with torch.no_grad():
-                    images.copy_(preprocessing.clip(images))
+                    images.copy_(teacher.preprocessing.clip(images))
             yield images.detach(), terms.detach().clone()  # a graph writes its next terms to the same place
 
 
@@ -202,24 +189,23 @@ def _graphed(terms_of: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[
 
 def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor], Tensor]:
     """The function from images (N, C, H, W) to the four terms of the loss, in the order of TERMS."""
-    dtype = compute_dtype(labels.device)
     if objective.alpha_f > 0:
-        network, layers = observe(teacher, dtype)
-        statistics = statistics or FeatureStatistics.from_batchnorm(teacher)
+        network, layers = observe(teacher.network, teacher.precision)
+        statistics = statistics or FeatureStatistics.from_batchnorm(teacher.network)
     else:
-        network, layers = frozen_copy(teacher, dtype), None
-    rival = frozen_copy(student, dtype) if objective.alpha_c > 0 else None
+        network, layers = teacher.frozen(), None
+    rival = frozen_copy(student, teacher.precision) if objective.alpha_c > 0 else None
 
     def terms(images: Tensor) -> Tensor:
-        inputs = images.to(dtype, memory_format=torch.channels_last)
-        logits = network(inputs).float()
+        inputs = images.to(teacher.precision, memory_format=torch.channels_last)  # once for both networks
+        logits = network(inputs)
         prior = feature = compete = logits.new_zeros(())
         if objective.alpha_tv or objective.alpha_l2:
             prior = losses.image_prior(images, objective.alpha_tv, objective.alpha_l2)
         if layers:
             feature = statistics.distance(recorded(layers))
         if rival:
-            compete = losses.competition(logits, rival(inputs).float(), objective.temperature)
+            compete = losses.competition(logits, rival(inputs), objective.temperature)
         return torch.stack([F.cross_entropy(logits, labels), prior, feature, compete])
 
     return terms
@@ -232,7 +218,7 @@ def _adam(images: Tensor, schedule: Schedule, updates: int):
     return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def views(images: Tensor, schedule: Schedule, size: int, updates: int, generator: torch.Generator):
+def views(images: Tensor, schedule: Schedule, size: int, updates: int, generator: torch.Generator) -> Iterator[Tensor]:
     """The images as each of `updates` forward passes sees them: rolled by up to the jitter, flipped half the time."""
     jitter = round(schedule.jitter * size / schedule.stages[-1][0])
     shifts = torch.randint(-jitter, jitter + 1, (updates, 2), generator=generator).tolist()
@@ -251,76 +237,42 @@ def _require_finite(history: list[Tensor]) -> None:
         raise FloatingPointError(f"loss not finite at update {step + 1}: {values}; lower the learning rate or α")
 
 
-def _check(
-    teacher: nn.Module,
-    preprocessing: Preprocessing,
-    labels: Tensor,
-    objective: Objective,
-    student: nn.Module | None,
-    start: Tensor | None,
-) -> None:
-    if teacher.training:
+def _check(teacher: Classifier, labels: Tensor, objective: Objective, student, start: Tensor | None) -> None:
+    channels = teacher.preprocessing.channels
+    if teacher.network.training:
         raise ValueError("the teacher is in training mode; call teacher.eval() first")
     if objective.alpha_f > 0:
-        batchnorm_layers(teacher)
-    first = next((module for module in teacher.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is not None and first.in_channels != preprocessing.channels:
+        batchnorm_layers(teacher.network)
+    first = next((module for module in teacher.network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and first.in_channels != channels:
         raise ValueError(
-            f"the teacher takes {first.in_channels} channels but its preprocessing has {preprocessing.channels}; "
+            f"the teacher takes {first.in_channels} channels but its preprocessing has {channels}; "
             "give one mean and std a channel"
         )
     if objective.alpha_c > 0 and student is None:
         raise ValueError(f"alpha_c is {objective.alpha_c} but no student is given; pass student= or set alpha_c to 0")
-    if start is not None and start.shape[:2] != (len(labels), preprocessing.channels):
-        raise ValueError(
-            f"start has shape {tuple(start.shape)}; give {len(labels)} images of {preprocessing.channels} channels"
-        )
-    classes = class_count(teacher)
+    if start is not None and start.shape[:2] != (len(labels), channels):
+        raise ValueError(f"start has shape {tuple(start.shape)}; give {len(labels)} images of {channels} channels")
+    classes = class_count(teacher.network)
     if labels.ndim != 1 or len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
         span = f"{labels.min()}..{labels.max()}" if labels.numel() else "none"
         raise ValueError(f"labels {span} do not fit the teacher's {classes} classes; use 0..{classes - 1}")
 
 
 @torch.no_grad()
-def _check_resolution(teacher: nn.Module, channels: int, schedule: Schedule, device: torch.device) -> None:
+def _check_resolution(teacher: Classifier, schedule: Schedule) -> None:
     size = min(size for size, _ in schedule.stages)
     try:
-        teacher(torch.zeros(1, channels, size, size, device=device))
+        teacher.network(torch.zeros(1, teacher.preprocessing.channels, size, size, device=teacher.device))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
-            f"{type(teacher).__name__} can't take {size}×{size} images ({reason}); use larger ones"
+            f"{type(teacher.network).__name__} can't take {size}×{size} images ({reason}); use larger ones"
         ) from error
 
 
-def class_count(network: nn.Module) -> int:
-    """Number of outputs of a classifier, read from its last linear (or 1×1 convolution) layer."""
-    heads = [m for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return heads[-1].out_features if isinstance(heads[-1], nn.Linear) else heads[-1].out_channels
-
-
-def balanced_labels(batch_size: int, classes: Sequence | int, seed: int) -> Tensor:
+def balanced_labels(batch_size: int, classes: int, seed: int) -> Tensor:
     """(batch_size,) labels in random order, every class as often as every other, give or take one."""
-    count = classes if isinstance(classes, int) else len(classes)
     generator = torch.Generator().manual_seed(seed)
-    offset = int(torch.randint(count, (), generator=generator))
-    return ((torch.arange(batch_size) + offset) % count)[torch.randperm(batch_size, generator=generator)]
-
-
-@lru_cache
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where a short timing shows that the hardware gains clearly from it, else float32."""
-    # On a CPU, one thread's own processor time: the choice must not depend on what else the machine is doing.
-    clock = time.thread_time if device.type == "cpu" else time.perf_counter
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
-    for _ in range(6):
-        for dtype in best:
-            images = torch.ones(64, 64, 16, 16, device=device).to(dtype, memory_format=torch.channels_last)
-            weight = torch.ones(64, 64, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
-            start = clock()
-            F.conv2d(images, weight, padding=1).sum().item()
-            best[dtype] = min(best[dtype], clock() - start)
-    torch.set_num_threads(threads)
-    return torch.bfloat16 if best[torch.bfloat16] * 1.5 < best[torch.float32] else torch.float32
+    offset = int(torch.randint(classes, (), generator=generator))
+    return ((torch.arange(batch_size) + offset) % classes)[torch.randperm(batch_size, generator=generator)]

@@ -12,83 +12,102 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.functional import resize
+from torchvision.transforms.functional import resize, to_pil_image
 from torchvision.utils import make_grid
 
+from dilib import precision
 from dilib.artifacts import has_tensors, load_tensors, save_tensors, write_atomically
-from dilib.inversion import Inversion
+from dilib.data import Split
+from dilib.image_folders import mapped
+from dilib.recipe import Recipe
 
 CARD = "card.json"
 THUMBNAIL = 72  # pixels a side of an image on the contact sheet
 PATIENCE = 0.5  # seconds between looks at batches that other processes are making
 
+Watch = Callable[[int, int, Tensor], None]  # is told a batch's index, the updates done, and its images so far
+
 
 @dataclass(frozen=True)
+class Batch:
+    """Images (N, C, H, W), normalised for their teacher, labels (N,), and the seconds that making them took."""
+
+    images: Tensor
+    labels: Tensor
+    seconds: float = 0.0
+
+
 class ImagePool:
-    """Batches of images (N, C, H, W), normalised for their teacher, as 8-bit safetensors in one folder.
+    """The batches that a recipe makes, as 8-bit safetensors in one folder.
 
     A channel's values in a batch are evenly spaced over its range; whoever makes a batch gets it back as the file has
-    it. `card` says what made them (teacher, settings, seed); a file that carries another card is not part of this pool.
+    it. Files that another recipe made are not part of the pool. It goes on in the precision that it was begun in.
+    The batches before number `first` are those of the pool `before`, if there is one.
+
+    Raises ValueError if the folder holds a pool of another recipe.
     """
 
-    folder: Path
-    card: dict
+    def __init__(self, folder: Path | str, recipe: Recipe, before: "ImagePool | None" = None, first: int = 0):
+        self.folder, self.before, self.first = Path(folder), before, first
+        self.card = recipe.card
+        check_card(self.folder, self.card)
+        self.recipe = recipe.in_precision(self._begin(recipe.teacher.precision))
+
+    def _begin(self, wanted: torch.dtype) -> torch.dtype:
+        """Write card.json where there is none yet; the precision that it holds."""
+        path = self.folder / CARD
+        with self._lock(CARD):
+            if not path.exists():
+                self.note(precision=precision.name(wanted))
+        return precision.named(json.loads(path.read_text())["precision"])
+
+    def note(self, **notes) -> None:
+        """Add to card.json what may change as the pool grows."""
+        path = self.folder / CARD
+        known = json.loads(path.read_text()) if path.exists() else self.card
+        write_atomically(path, (json.dumps({**known, **notes}, indent=1) + "\n").encode())
 
     def path(self, index: int) -> Path:
+        """The file of batch `index`."""
         return self.folder / f"batch-{index:05d}.safetensors"
-
-    def save(self, index: int, images: Tensor, labels: Tensor, history: Tensor) -> None:
-        """Write batch `index` whole or not at all."""
-        tensors = {**_in_8_bits(images), "labels": labels, "history": history}
-        save_tensors(self.path(index), tensors, self._card_of(index))
-
-    def history(self, index: int) -> Tensor:
-        """The loss terms (updates, 4) along the making of batch `index`, which must be there."""
-        return load_tensors(self.path(index), self._card_of(index))[0]["history"]
-
-    def load(self, index: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor] | None:
-        """Images and labels of batch `index`, or None if it is missing, truncated or not this pool's."""
-        found = load_tensors(self.path(index), self._card_of(index))
-        if found is None:
-            return None
-        images, lowest, step, labels = (found[0][name].to(device) for name in ("images", "lowest", "step", "labels"))
-        return _in_32_bits(images, lowest, step), labels
 
     def has(self, index: int) -> bool:
         """Whether batch `index` is there, whole and this pool's."""
         return has_tensors(self.path(index), self._card_of(index))
 
-    def _card_of(self, index: int) -> dict:
-        return {**self.card, "index": index, "bits": 8}
+    def load(self, index: int) -> Batch | None:
+        """Batch `index` on the teacher's device, or None if it is missing, truncated or not this pool's."""
+        found = load_tensors(self.path(index), self._card_of(index))
+        if found is None:
+            return None
+        tensors, card = found
+        device = self.recipe.teacher.device
+        images, lowest, step, labels = (tensors[name].to(device) for name in ("images", "lowest", "step", "labels"))
+        return Batch(_in_32_bits(images, lowest, step), labels, card["seconds"])
 
-    def check(self) -> None:
-        """Raise ValueError if the folder holds a pool whose card says otherwise than this one's."""
-        if self._card_path.exists():
-            theirs, ours = _flat(json.loads(self._card_path.read_text())), _flat(self.card)
-            for name in ours:
-                if theirs.get(name) != ours[name]:
-                    raise ValueError(
-                        f"{self.folder} holds images made with {name} {theirs.get(name)}, not {ours[name]}; "
-                        "choose another folder"
-                    )
+    def history(self, index: int) -> Tensor:
+        """The loss terms (updates, 4) along the making of batch `index`, which must be there."""
+        return load_tensors(self.path(index), self._card_of(index))[0]["history"]
 
-    def claim(self, **notes) -> None:
-        """Check, and write card.json, with `notes` that may change."""
-        self.check()
-        write_atomically(self._card_path, (json.dumps({**self.card, **notes}, indent=1) + "\n").encode())
+    def batch(self, index: int) -> Batch:
+        """Batch `index`, made first if it is not there; waits for another process that is making it."""
+        if index < self.first:
+            return self.before.batch(index)
+        if (found := self.load(index)) is None:
+            with self._lock(self.path(index).stem):
+                if (found := self.load(index)) is None:
+                    self._make(index)
+                    found = self.load(index)
+        return found
 
-    @property
-    def _card_path(self) -> Path:
-        return self.folder / CARD
-
-    def fill(self, batches: int, make: Callable[[int], Inversion]) -> Iterator[int]:
-        """Yield each of 0 to `batches` − 1 once that batch is there, made by `make(index)` or by another process.
+    def fill(self, batches: int, watch: Watch | None = None) -> Iterator[int]:
+        """Yield each of 0 to `batches` − 1 once that batch is there, made here or by another process.
 
         Any number of processes, on any hosts that share the folder, may fill one pool: each takes a batch that is
         missing and that no other is making. The batch of a process that died is taken by another. Where a file system
@@ -98,7 +117,7 @@ class ImagePool:
         while waiting:
             left = []
             for index in waiting:
-                if self._make_if_free(index, make):
+                if self._make_if_free(index, watch):
                     yield index
                 else:
                     left.append(index)
@@ -106,21 +125,81 @@ class ImagePool:
                 time.sleep(PATIENCE)
             waiting = left
 
-    def _make_if_free(self, index: int, make: Callable[[int], Inversion]) -> bool:
+    def split(self, count: int, on_batch: Callable[[], object] = lambda: None) -> Split:
+        """The first `count` images as pixels, with labels and the seconds of their batches, made where missing.
+
+        The pixels are memory-mapped, so that many processes can do with one copy.
+        """
+        size, preprocessing = self.recipe.batch_size, self.recipe.teacher.preprocessing
+        batches = -(-count // size)
+        for _ in self.fill(batches):
+            on_batch()
+
+        def parts() -> Iterator[np.ndarray]:
+            for index in range(batches):
+                pixels = preprocessing.to_pixels(self.load(index).images)
+                yield pixels[: count - index * size].cpu().numpy()
+
+        resolution = self.recipe.schedule(0).stages[-1][0]
+        shape = (count, preprocessing.channels, resolution, resolution)
+        labels, seconds = zip(*map(self._labels_and_seconds, range(batches)), strict=True)
+        return Split(mapped(self.folder / f"pixels-{count}.npy", shape, parts), torch.cat(labels)[:count], sum(seconds))
+
+    def _labels_and_seconds(self, index: int) -> tuple[Tensor, float]:
+        with safe_open(self.path(index), framework="pt") as file:
+            return file.get_tensor("labels"), json.loads(file.metadata()["card"])["seconds"]
+
+    def _make_if_free(self, index: int, watch: Watch | None) -> bool:
         """Whether the batch is there, after making it if no other process is doing so."""
         if self.has(index):
             return True
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f".{self.path(index).stem}.lock")  # let go when its holder dies
         try:
-            held = lock.acquire(timeout=0)
+            with self._lock(self.path(index).stem).acquire(timeout=0):
+                if not self.has(index):
+                    self._make(index, watch)
         except Timeout:
             return False
-        with held:
-            if not self.has(index):
-                made = make(index)
-                self.save(index, made.images, made.labels, made.history)
         return True
+
+    def _make(self, index: int, watch: Watch | None = None) -> None:
+        earlier = self.recipe.warm_start(index)
+        start = None if earlier is None else self.batch(earlier)
+        started = time.perf_counter()
+        made = self.recipe.make(
+            index,
+            start and (start.images, start.labels),
+            watch and (lambda done, images: watch(index, done, images)),
+        )
+        tensors = {**_in_8_bits(made.images), "labels": made.labels, "history": made.history}
+        card = {**self._card_of(index), "seconds": time.perf_counter() - started}
+        save_tensors(self.path(index), tensors, card)
+
+    def _card_of(self, index: int) -> dict:
+        return {**self.card, "index": index, "bits": 8}
+
+    def _lock(self, name: str) -> FileLock:
+        """Held by one process at a time, and let go when that process dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / f".{name}.lock")
+
+
+def check_card(folder: Path, card: dict) -> None:
+    """Raise ValueError if the folder holds a pool whose card says otherwise than this one."""
+    path = folder / CARD
+    if not path.exists():
+        return
+    theirs, ours = _flat(json.loads(path.read_text())), _flat(card)
+    for name in ours:
+        if theirs.get(name) != ours[name]:
+            raise ValueError(
+                f"{folder} holds images made with {name} {theirs.get(name)}, not {ours[name]}; choose another folder"
+            )
+
+
+def _flat(value: dict, prefix: str = "") -> dict:
+    """Nested dictionaries as one, its keys joined by dots."""
+    parts = [_flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in value.items()]
+    return {name: found for part in parts for name, found in part.items()}
 
 
 def _in_8_bits(images: Tensor) -> dict[str, Tensor]:
@@ -134,22 +213,20 @@ def _in_32_bits(images: Tensor, lowest: Tensor, step: Tensor) -> Tensor:
     return images * step + lowest
 
 
-def _flat(value: dict, prefix: str = "") -> dict:
-    """Nested dictionaries as one, its keys joined by dots."""
-    parts = [_flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in value.items()]
-    return {name: found for part in parts for name, found in part.items()}
-
-
 class PoolDataset(Dataset):
     """A pool in a folder as (image (C, H, W), normalised as its `card` says, fp32; label) pairs, read as asked for.
 
     Raises ValueError where the folder holds no pool.
+
+    Example:
+        >>> image, label = PoolDataset("my-pool")[0]
     """
 
     def __init__(self, folder: Path | str):
         self.paths = sorted(Path(folder).glob("batch-*.safetensors"))
         if not self.paths:
-            raise ValueError(f"{folder} holds no pool; fill one with python -m dilib.synthesize --pool {folder}")
+            command = f"python -m dilib.commands.synthesize --pool {folder}"
+            raise ValueError(f"{folder} holds no pool; fill one with {command}")
         self.card = json.loads((Path(folder) / CARD).read_text())
         self.ends = list(accumulate(map(_count, self.paths)))
 
@@ -189,6 +266,5 @@ def save_contact_sheet(path: Path, pixels: Tensor) -> None:
 
 def _png(image: Tensor) -> bytes:
     encoded = io.BytesIO()
-    pixels = image.permute(1, 2, 0).numpy()
-    Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).save(encoded, "png")
+    to_pil_image(image).save(encoded, "png")
     return encoded.getvalue()

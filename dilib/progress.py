@@ -6,7 +6,7 @@ import sys
 import threading
 from contextlib import contextmanager
 
-TERMINAL_BARS = "DILIB_TERMINAL_BARS"  # set by dilib.reproduce for the kernels it starts
+TERMINAL_BARS = "DILIB_TERMINAL_BARS"  # set by dilib.commands.reproduce for the kernels it starts
 _reports = None  # in a worker process: the queue to the process that draws its bars
 
 

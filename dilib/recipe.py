@@ -1,38 +1,42 @@
-"""How a pool's batches are made, each by itself, so that any process can make any of them."""
+"""How a pool's batches of images are made."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from dilib.artifacts import fingerprint, fingerprint_of
-from dilib.classifiers import Classifier
-from dilib.inversion import Inversion, Objective, Schedule, invert
-from dilib.statistics import FeatureStatistics
-from dilib.study import plain
+from dilib.artifacts import fingerprint, fingerprint_of, plain
+from dilib.classifier import Classifier
+from dilib.feature_statistics import FeatureStatistics
+from dilib.inversion import Inversion, Objective, Schedule, balanced_labels, invert
 
 BATCH_SEEDS = 1_000_000  # batch i of a pool with seed s starts from noise with seed s·BATCH_SEEDS + i
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A student that images compete with, trained only where one of them is missing; `card` is all it depends on."""
+    """A student that images compete with, looked up, or trained, when the first image needs it.
+
+    `card` is all that it depends on.
+    """
 
     card: dict
-    train: Callable[[], nn.Module]
+    find: Callable[[], nn.Module]
 
     @cached_property
     def network(self) -> nn.Module:
-        return self.train()
+        """The student as it is now."""
+        return self.find()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every batch of a pool is made. A batch depends on this and its index, never on who makes it or when.
+    """How every batch of a pool is made; batches take turns with the `schedules`.
 
-    Labels run through `classes` again and again; batches take turns with the `schedules`.
+    Labels run through `classes` again and again, or, `shuffled`, are balanced within each batch and in random order.
+    Without a warm start or a student in training, a batch depends on this and on its index alone, whoever makes it.
     """
 
     teacher: Classifier
@@ -42,12 +46,13 @@ class Recipe:
     schedules: tuple[Schedule, ...]
     first_layer: float = 1.0
     seed: int = 0
+    shuffled: bool = False
     statistics: FeatureStatistics | None = None  # in place of BatchNorm's
     rival: Rival | None = None  # for R_compete
 
     @property
     def card(self) -> dict:
-        """All that the images depend on."""
+        """All that the images depend on but the precision, which a pool keeps from its beginning."""
         settings = {name: value for name, value in vars(self).items() if name not in ("teacher", "statistics", "rival")}
         if self.statistics:
             settings["statistics"] = fingerprint_of(self.statistics.tensors())
@@ -60,26 +65,49 @@ class Recipe:
         }
         return plain({**teacher, **settings})
 
+    def in_precision(self, precision: torch.dtype) -> "Recipe":
+        """The same images, made in another precision."""
+        return replace(self, teacher=replace(self.teacher, precision=precision))
+
     def labels(self, index: int) -> Tensor:
-        """The labels (batch_size,) of batch `index`."""
-        places = torch.arange(index * self.batch_size, (index + 1) * self.batch_size) % len(self.classes)
+        """The labels (batch_size,) of batch `index` where it begins with noise."""
+        if self.shuffled:
+            places = balanced_labels(self.batch_size, len(self.classes), self.batch_seed(index))
+        else:
+            places = torch.arange(index * self.batch_size, (index + 1) * self.batch_size) % len(self.classes)
         return torch.tensor(self.classes)[places]
 
     def schedule(self, index: int) -> Schedule:
         """The schedule of batch `index`."""
         return self.schedules[index % len(self.schedules)]
 
-    def make(self, index: int, watch: Callable[[int, Tensor], None] | None = None) -> Inversion:
-        """Batch `index`. Sec. 4.1; `watch` as in `invert`."""
+    def batch_seed(self, index: int) -> int:
+        """The seed of all that is random in batch `index`."""
+        return self.seed * BATCH_SEEDS + index
+
+    def warm_start(self, index: int) -> int | None:
+        """The earlier batch, drawn at random, that batch `index` starts from; None where it starts from noise."""
+        if not (index and self.schedule(index).warm_start):
+            return None
+        return int(torch.randint(index, (), generator=torch.Generator().manual_seed(self.batch_seed(index))))
+
+    def make(
+        self,
+        index: int,
+        start: tuple[Tensor, Tensor] | None = None,
+        watch: Callable[[int, Tensor], None] | None = None,
+    ) -> Inversion:
+        """Batch `index`, from earlier images and their labels (`start`) or from noise; `watch` as in `invert`."""
+        images, labels = start or (None, self.labels(index))
         network = self.teacher.network
         return invert(
-            network,
-            self.teacher.preprocessing,
-            self.labels(index),
+            self.teacher,
+            labels,
             self.objective,
             self.schedule(index),
             statistics=self.statistics or FeatureStatistics.from_batchnorm(network, first=self.first_layer),
             student=self.rival.network if self.rival else None,
-            seed=self.seed * BATCH_SEEDS + index,
+            start=images,
+            seed=self.batch_seed(index),
             watch=watch,
         )

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from dilib.artifacts import load_tensors, save_tensors
-from dilib.inversion import compute_dtype
+from dilib.classifier import Classifier
+from dilib.data import Split
+from dilib.precision import autocast_logits
+from dilib.rounds import Run, in_rounds
 
 
 @dataclass(frozen=True)
@@ -26,74 +28,66 @@ class TrainingSettings:
 
 
 def train(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    classifier: Classifier,
+    split: Split,
     settings: TrainingSettings,
+    run: Run = Run(),
     *,
     loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    prepare: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008
-    seed: int = 0,
-    checkpoint: Path | None = None,
-    card: dict | None = None,
-    on_epoch: Callable[[int, float], None] | None = None,
-) -> None:
-    """Train in place on normalised images (N, C, H, W) and labels (N,), going on from `checkpoint` if there is one.
+) -> dict[str, list[float]]:
+    """Train the classifier's network in place on labelled images; the seconds of each epoch.
 
-    Images in another form, such as pixels, are normalised by `prepare`, a batch at a time.
-    `card` says whose checkpoint it is; one with another card is ignored. Calls `on_epoch(epochs done, mean loss)`.
-    Raises FloatingPointError when the loss stops being finite.
+    `loss_of(logits, labels)` is minimised. Raises ValueError where the images do not fill a batch, and
+    FloatingPointError when the loss stops being finite.
+
+    Example:
+        >>> train(classifier, data.load("digits").train, TrainingSettings(epochs=6, batch_size=100, flip=False))
     """
-    optimizer = sgd(network, settings.lr, settings.momentum, settings.weight_decay)
-    steps = len(images) // settings.batch_size
-    total = steps * settings.epochs
+    network, device, steps = classifier.network, classifier.device, len(split.labels) // settings.batch_size
     if steps == 0:
-        raise ValueError(f"{len(images)} images do not fill one batch of {settings.batch_size}; use a smaller batch")
-    first = restore(checkpoint, card, network, optimizer)
-    for epoch in range(first, settings.epochs):
-        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        order = torch.randperm(len(images), generator=generator)
+        raise ValueError(f"{len(split.labels)} images do not fill a batch of {settings.batch_size}; use a smaller one")
+    pixels, labels = split.pixels.to(device), split.labels.to(device)
+    schedule = sgd(network, settings, lambda update: triangle(update / (steps * settings.epochs)))
+
+    def epoch(index: int, random: torch.Generator) -> dict[str, float]:
+        order = torch.randperm(len(labels), generator=random)
         network.train()
-        running = torch.zeros((), device=images.device)
-        for step in range(steps):
-            set_lr(optimizer, settings.lr * triangle((epoch * steps + step) / total))
-            index = order[step * settings.batch_size : (step + 1) * settings.batch_size].to(images.device)
-            batch = augment(prepare(images[index]), settings.shift, settings.flip, generator)
-            loss = loss_of(half_precision_forward(network, batch), labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        running = torch.zeros((), device=device)
+        for chosen in order[: steps * settings.batch_size].to(device).split(settings.batch_size):
+            images = augment(classifier.preprocessing.normalise(pixels[chosen]), settings.shift, settings.flip, random)
+            loss = loss_of(autocast_logits(network, images, classifier.precision), labels[chosen])
+            descend(schedule, loss)
             running += loss.detach()
-        mean_loss = running.item() / steps
-        if not torch.isfinite(running):
-            raise FloatingPointError(f"training loss {mean_loss} in epoch {epoch + 1}; lower lr ({settings.lr})")
-        if checkpoint:
-            save_checkpoint(checkpoint, card, epoch + 1, network, optimizer)
-        if on_epoch:
-            on_epoch(epoch + 1, mean_loss)
+        return {"loss": running.item() / steps}
+
+    parts = {"network": network, "optimizer": schedule.optimizer, "schedule": schedule}
+    history = in_rounds(epoch, settings.epochs, parts, run, "training")
     network.eval()
+    return history
 
 
 def triangle(progress: float, warm_up: float = 0.2) -> float:
-    """Learning-rate factor in [0, 1] at `progress` in [0, 1): up to 1 over the warm-up, then down to 0."""
+    """Learning-rate factor in [0, 1] at `progress` in [0, 1]: up to 1 over the warm-up, then down to 0."""
     return progress / warm_up if progress < warm_up else (1 - progress) / (1 - warm_up)
 
 
-def sgd(network: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    return torch.optim.SGD(network.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True)
+def sgd(network: nn.Module, settings, factor: Callable[[int], float]) -> LRScheduler:
+    """SGD with Nesterov momentum by `settings` (lr, momentum, weight_decay), its rate times `factor(update)`.
+
+    Returns the scheduler, whose `optimizer` it is.
+    """
+    how = {"lr": settings.lr, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
+    return LambdaLR(torch.optim.SGD(network.parameters(), **how, nesterov=True), factor)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def half_precision_forward(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits in fp32 from a forward pass in the precision that is fastest here, weights kept in fp32."""
-    dtype = compute_dtype(images.device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-        return network(images).float()
+def descend(schedule: LRScheduler, loss: Tensor, clip: float | None = None) -> None:
+    """One update of a scheduler's optimiser down the gradient of `loss`, whose norm is at most `clip`."""
+    schedule.optimizer.zero_grad()
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_([each for group in schedule.optimizer.param_groups for each in group["params"]], clip)
+    schedule.optimizer.step()
+    schedule.step()
 
 
 def augment(images: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
@@ -113,59 +107,9 @@ def moves(shape: Sequence[int], shift: int, flip: bool, generator: torch.Generat
 
 
 def moved(images: Tensor, shift: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """The images (N, C, H, W), their border reflected, as `moves` says."""
+    """The images (N, C, H, W), their border reflected, moved as `moves` says."""
     device = images.device
     padded = F.pad(images, (shift,) * 4, mode="reflect") if shift else images
     picture = torch.arange(len(images), device=device).view(-1, 1, 1)
     found = padded.permute(0, 2, 3, 1)[picture, rows.to(device)[:, :, None], columns.to(device)[:, None, :]]
     return found.permute(0, 3, 1, 2)
-
-
-def save_checkpoint(path: Path, card: dict | None, done: int, network: nn.Module, optimizer, extra: dict | None = None):
-    """Weights, momentum and `extra` tensors after `done` epochs or rounds, in one file."""
-    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    for index, parameter in enumerate(network.parameters()):
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{index}"] = buffer
-    tensors |= {f"extra.{name}": value for name, value in (extra or {}).items()}
-    save_tensors(path, tensors, {**(card or {}), "done": done})
-
-
-def restore(path: Path | None, card: dict | None, network: nn.Module, optimizer, extra: dict | None = None) -> int:
-    """Load what `save_checkpoint` wrote into network, optimizer and `extra`; how many epochs or rounds were done."""
-    found = load_tensors(path, card) if path else None
-    if found is None:
-        return 0
-    tensors, saved = found
-    network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
-    for index, parameter in enumerate(network.parameters()):
-        if f"momentum.{index}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = like(parameter, tensors[f"momentum.{index}"])
-    if extra is not None:
-        extra |= {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")}
-    return saved["done"]
-
-
-def like(parameter: Tensor, values: Tensor) -> Tensor:
-    """`values` on the parameter's device and in its memory format, which fused optimisers take for granted."""
-    return torch.empty_like(parameter).detach().copy_(values)
-
-
-def adam_state(optimizer: torch.optim.Adam, network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """An Adam optimiser's moments and steps as named tensors."""
-    return {
-        f"{prefix}{index}.{name}": value
-        for index, parameter in enumerate(network.parameters())
-        for name, value in optimizer.state[parameter].items()
-    }
-
-
-def load_adam(optimizer: torch.optim.Adam, network: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> None:
-    """Put back what `adam_state` gave."""
-    for index, parameter in enumerate(network.parameters()):
-        optimizer.state[parameter] = {
-            "step": tensors[f"{prefix}{index}.step"],
-            "exp_avg": like(parameter, tensors[f"{prefix}{index}.exp_avg"]),
-            "exp_avg_sq": like(parameter, tensors[f"{prefix}{index}.exp_avg_sq"]),
-        }

@@ -1,16 +1,17 @@
 import pytest
 import torch
 
-from dilib import models
+from dilib import networks
+from dilib.classifier import Classifier, Preprocessing
 
 torch.set_flush_denormal(True)
 
 
 @pytest.fixture
-def teacher():
+def network():
     """A tiny VGG-11-BN whose BatchNorm layers have seen some noise, in evaluation mode."""
     torch.manual_seed(0)
-    network = models.create("vgg11_bn", classes=4, channels=3, width=1 / 16)
+    network = networks.create("vgg11_bn", classes=4, channels=3, width=1 / 16)
     with torch.no_grad():
         for _ in range(5):
             network(torch.randn(16, 3, 32, 32))
@@ -19,4 +20,9 @@ def teacher():
 
 @pytest.fixture
 def preprocessing():
-    return models.Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1), size=32)
+    return Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1), size=32)
+
+
+@pytest.fixture
+def teacher(network, preprocessing):
+    return Classifier(network, preprocessing, "tiny")

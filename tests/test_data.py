@@ -3,7 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dilib import data, reproduce
+from dilib import data, downloads
+from dilib.commands import reproduce
+from dilib.downloads import Unreachable
 
 
 def write_images(root, classes=("cat", "dog"), mode="RGB", size=(40, 48)):
@@ -79,7 +81,7 @@ def empty_class(root):
         (lambda root: f"folder:{root}", r"no image folder at .*expected .*train/CLASS/\*\.jpg"),
         (one_class, r"has 1 class folder\(s\); a classifier needs at least 2"),
         (unreadable, r"train/cat/1\.png can't be read as an image"),
-        (empty_class, "no images in .*emu"),
+        (empty_class, "train: Found no valid file for the classes emu.*; put files ending in"),
     ],
 )
 def test_bad_names_and_folders_are_refused_in_one_line(tmp_path, make, message):
@@ -94,15 +96,16 @@ def test_a_download_lands_whole_or_not_at_all(tmp_path):
         (target / "half").write_text("half")
         raise OSError("connection reset")
 
-    with pytest.raises(data.Unreachable, match=r"CIFAR-10 could not be downloaded \(connection reset\); connect"):
-        data._fetched(tmp_path / "cifar10", breaks_off)
+    with pytest.raises(Unreachable, match=r"CIFAR-10 could not be downloaded \(connection reset\); connect"):
+        downloads.fetched(tmp_path / "cifar10", breaks_off, "CIFAR-10")
     assert list(tmp_path.iterdir()) == []
 
     def works(target):
         (target / "whole").write_text("whole")
 
-    assert (data._fetched(tmp_path / "cifar10", works) / "whole").read_text() == "whole"
-    assert data._fetched(tmp_path / "cifar10", breaks_off) == tmp_path / "cifar10", "it is there already"
+    assert (downloads.fetched(tmp_path / "cifar10", works, "CIFAR-10") / "whole").read_text() == "whole"
+    again = downloads.fetched(tmp_path / "cifar10", breaks_off, "CIFAR-10")
+    assert again == tmp_path / "cifar10", "it is there already"
 
 
 def test_fashion_mnist_that_cannot_be_had_says_what_was_tried(tmp_path, monkeypatch):
@@ -110,10 +113,8 @@ def test_fashion_mnist_that_cannot_be_had_says_what_was_tried(tmp_path, monkeypa
         raise OSError("no route to host")
 
     monkeypatch.setattr(data.datasets, "FashionMNIST", unreachable)
-    monkeypatch.setattr(data, "_debian_package", unreachable)
-    with pytest.raises(
-        data.Unreachable, match=r"tried torchvision's mirror .*no route.* and Debian's package"
-    ) as error:
+    monkeypatch.setattr(data, "debian_package", unreachable)
+    with pytest.raises(Unreachable, match=r"tried torchvision's mirror .*no route.* and Debian's package") as error:
         data.load("fashion_mnist", tmp_path)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -121,7 +122,7 @@ def test_fashion_mnist_that_cannot_be_had_says_what_was_tried(tmp_path, monkeypa
 
 def test_the_laptop_default_falls_back_to_digits_and_says_so(tmp_path, monkeypatch, capsys):
     def unreachable(_):
-        raise data.Unreachable("Fashion-MNIST could not be had")
+        raise Unreachable("Fashion-MNIST could not be had")
 
     monkeypatch.setattr(data, "_fetch_fashion_mnist", unreachable)
     places = ["--results", str(tmp_path / "results"), "--artifacts", str(tmp_path / "artifacts")]

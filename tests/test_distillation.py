@@ -3,9 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dilib import data, models
-from dilib.distillation import RECORDED, DistillationSettings, distill, scaled_distillation
+from dilib import data, networks
+from dilib.classifier import Classifier
+from dilib.distillation import DistillationSettings, distill, scaled_distillation
 from dilib.evaluation import accuracy, glimpse
+from dilib.pool import Batch
+from dilib.rounds import Run
 from dilib.training import TrainingSettings, augment, train
 
 SETTINGS = DistillationSettings(rounds=6, updates=25, batch_size=100, shift=1, flip=False)
@@ -13,41 +16,55 @@ SETTINGS = DistillationSettings(rounds=6, updates=25, batch_size=100, shift=1, f
 
 @pytest.fixture(scope="module")
 def digits():
-    loaded = data.load("digits")
-    normalise = loaded.preprocessing.normalise
-    train_split = normalise(loaded.train.pixels), loaded.train.labels
-    return train_split, (normalise(loaded.test.pixels), loaded.test.labels)
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def test_split(digits):
+    return digits.preprocessing.normalise(digits.test.pixels), digits.test.labels
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    return digits.preprocessing.normalise(digits.train.pixels)
 
 
 @pytest.fixture(scope="module")
 def digit_teacher(digits):
     torch.manual_seed(0)
-    network = models.create("vgg11_bn", classes=10, channels=1, width=1 / 8)
-    train(network, *digits[0], TrainingSettings(epochs=6, batch_size=100, flip=False))
-    return network
+    network = networks.create("vgg11_bn", classes=10, channels=1, width=1 / 8)
+    teacher = Classifier(network, digits.preprocessing)
+    train(teacher, digits.train, TrainingSettings(epochs=6, batch_size=100, flip=False))
+    return teacher
 
 
 def new_student():
     torch.manual_seed(1)
-    return models.create("vgg11_bn", classes=10, channels=1, width=1 / 8)
+    return networks.create("vgg11_bn", classes=10, channels=1, width=1 / 8)
 
 
-def test_a_student_learns_from_the_teacher_alone(digits, digit_teacher):
+def test_a_student_learns_from_the_teacher_alone(images, test_split, digit_teacher):
     """Labels are never shown to it: they are wrong on purpose. Images are real, so it must come close."""
-    (images, _), test = digits
     asked, student = [], new_student()
 
-    def fresh_batch(index, rival):
-        assert rival is student
+    def fresh_batch(index):
         asked.append(index)
-        return images[index * 250 : (index + 1) * 250], torch.zeros(250, dtype=torch.long)
+        return Batch(images[index * 250 : (index + 1) * 250], torch.zeros(250, dtype=torch.long))
 
-    history = distill(digit_teacher, student, fresh_batch, test, SETTINGS)
+    history = distill(digit_teacher, student, fresh_batch, test_split, SETTINGS)
     assert asked == list(range(6))
-    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(RECORDED, 6)
-    assert history["student_on_test"][-1] == accuracy(student, *test)
-    assert accuracy(digit_teacher, *test) > 90
-    assert accuracy(student, *test) > 75
+    recorded = ("teacher_on_fresh", "student_on_fresh", "student_on_test", "seconds")
+    assert {name: len(values) for name, values in history.items()} == dict.fromkeys(recorded, 6)
+    assert history["student_on_test"][-1] == accuracy(digit_teacher.with_network(student), *test_split)
+    assert accuracy(digit_teacher, *test_split) > 90
+    assert history["student_on_test"][-1] > 75
+
+
+def test_a_batch_counts_with_the_seconds_of_its_making_whoever_made_it(images, test_split, digit_teacher):
+    brief = replace(SETTINGS, rounds=2, updates=1)
+    batch = Batch(images[:50], torch.zeros(50, dtype=torch.long), seconds=1000.0)
+    seconds = distill(digit_teacher, new_student(), lambda index: batch, test_split, brief)["seconds"]
+    assert all(1000 < each < 1100 for each in seconds)
 
 
 def test_a_glimpse_of_images_in_order_of_class_has_all_classes_alike():
@@ -57,24 +74,25 @@ def test_a_glimpse_of_images_in_order_of_class_has_all_classes_alike():
     assert named.bincount().tolist() == [2] * 10
 
 
-def test_stopping_after_any_round_changes_nothing(digits, digit_teacher, tmp_path):
-    (images, labels), test = digits
+def test_stopping_after_any_round_changes_nothing(digits, images, test_split, digit_teacher, tmp_path):
     short = replace(SETTINGS, rounds=3, updates=5)
 
     def taught(stop_after):
         student, checkpoint = new_student(), tmp_path / f"{stop_after}.safetensors"
+        run = Run(checkpoint=checkpoint, card={"run": 1})
 
-        def fresh_batch(index, _):
+        def fresh_batch(index):
             if index == stop_after and not checkpoint.with_suffix(".stopped").exists():
                 checkpoint.with_suffix(".stopped").touch()
                 raise InterruptedError
-            return images[index * 250 : (index + 1) * 250], labels[index * 250 : (index + 1) * 250]
+            chosen = slice(index * 250, (index + 1) * 250)
+            return Batch(images[chosen], digits.train.labels[chosen])
 
         try:
-            distill(digit_teacher, student, fresh_batch, test, short, checkpoint=checkpoint, card={"run": 1})
+            distill(digit_teacher, student, fresh_batch, test_split, short, run)
         except InterruptedError:
             student = new_student()
-            distill(digit_teacher, student, fresh_batch, test, short, checkpoint=checkpoint, card={"run": 1})
+            distill(digit_teacher, student, fresh_batch, test_split, short, run)
         return torch.cat([value.flatten().double() for value in student.state_dict().values()])
 
     undisturbed = taught(None)
@@ -85,9 +103,9 @@ def test_stopping_after_any_round_changes_nothing(digits, digit_teacher, tmp_pat
 def test_learning_rate_falls_as_asked():
     paper = DistillationSettings(rounds=250, updates=195)
     by_epoch = {0: 0.1, 99: 0.1, 100: 0.01, 199: 0.01, 200: 0.001, 249: 0.001}
-    assert {epoch: paper.lr_at(195 * epoch) for epoch in by_epoch} == pytest.approx(by_epoch)
+    assert {epoch: paper.lr * paper.lr_factor(195 * epoch) for epoch in by_epoch} == pytest.approx(by_epoch)
     linear = replace(SETTINGS, rounds=10, updates=10, decay="linear")
-    assert [linear.lr_at(update) for update in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.05, 0.1, 0.05, 0])
+    assert [linear.lr_factor(update) for update in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.5, 1, 0.5, 0])
     with pytest.raises(ValueError, match="decay 'cosine' is unknown; choose step or linear"):
         replace(SETTINGS, decay="cosine")
 
@@ -120,6 +138,6 @@ def test_augmentation_moves_and_flips_whole_images():
 
 
 def test_training_that_diverges_says_so(digits):
-    (images, labels), _ = digits
-    with pytest.raises(FloatingPointError, match=r"training loss .* in epoch 1; lower lr \(1e\+30\)"):
-        train(new_student(), images[:300], labels[:300], TrainingSettings(epochs=1, batch_size=100, lr=1e30))
+    network = Classifier(new_student(), digits.preprocessing)
+    with pytest.raises(FloatingPointError, match=r"^training: loss .* in round 1; lower the learning rate$"):
+        train(network, digits.train, TrainingSettings(epochs=1, batch_size=100, lr=1e30))

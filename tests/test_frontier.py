@@ -2,7 +2,7 @@ from dataclasses import asdict
 
 import pytest
 
-from dilib.frontier import FAMILIES, family
+from dilib.experiments.frontier import FAMILIES, family
 from dilib.inversion import Schedule
 
 

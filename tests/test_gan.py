@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from dilib.baselines.gan import GanSettings, sample, train_gan
+from dilib.classifier import Preprocessing
 from dilib.data import Data, Split
-from dilib.gan import GanSettings, sample, train_gan
-from dilib.models import Preprocessing
+from dilib.rounds import Run
 
 SETTINGS = GanSettings(rounds=3, updates=40, batch_size=32, latents=8, width=8, lr=1e-3, average=0.9)
 CPU = torch.device("cpu")
@@ -37,16 +38,16 @@ def test_stopping_after_a_round_changes_nothing(dark_and_bright, tmp_path):
                 raise InterruptedError
 
         try:
-            return train_gan(dark_and_bright, SETTINGS, CPU, checkpoint=checkpoint, on_round=stop)[0]
+            return train_gan(dark_and_bright, SETTINGS, CPU, run=Run(checkpoint=checkpoint, on_round=stop))[0]
         except InterruptedError:
-            return train_gan(dark_and_bright, SETTINGS, CPU, checkpoint=checkpoint)[0]
+            return train_gan(dark_and_bright, SETTINGS, CPU, run=Run(checkpoint=checkpoint))[0]
 
     undisturbed, interrupted = (sample(trained(rounds), 20, seed=0).pixels for rounds in (None, 2))
     assert torch.equal(interrupted, undisturbed)
 
 
 def test_divergence_and_bad_settings_say_so(dark_and_bright):
-    with pytest.raises(FloatingPointError, match=r"GAN loss .* in round 1; lower lr"):
+    with pytest.raises(FloatingPointError, match=r"^GAN: loss .* in round 1; lower the learning rate$"):
         train_gan(dark_and_bright, GanSettings(rounds=1, updates=5, batch_size=8, latents=4, width=4, lr=1e30), CPU)
     with pytest.raises(ValueError, match=r"average 1\.0 is out of range; choose 0"):
         GanSettings(average=1.0)

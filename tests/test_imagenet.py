@@ -1,18 +1,20 @@
 """ImageNet variants, pictures and scores against what is known beforehand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
-from dilib import imagenet
 from dilib.data import imagenet_validation
 from dilib.evaluation import inception_score
-from dilib.imagenet import VARIANTS, Snapshots, colours_by_class, mean_colours, variant
+from dilib.experiments import imagenet
+from dilib.experiments.imagenet import VARIANTS, Snapshots, colours_by_class, mean_colours, variant
 from dilib.inversion import Schedule
 from dilib.pool import save_pictures
-from dilib.scales import LITE_IMAGENET
-from dilib.study import Study
+from dilib.study.cells import Study
+from dilib.study.scales.laptop import LITE_IMAGENET
 
 
 def flat(settings):
@@ -53,8 +55,8 @@ def test_snapshots_are_ten_and_end_with_the_last_update():
     for schedule in (Schedule(stages=((4, 3),)), Schedule(stages=((4, 300), (8, 150)))):
         total = schedule.updates()
         snapshots = Snapshots(total)
-        for done in range(1, total + 1):
-            snapshots(done, torch.full((2, 3, 4, 4), float(done)))
+        complete = [snapshots(done, torch.full((2, 3, 4, 4), float(done))) for done in range(1, total + 1)]
+        assert complete.index(True) == total - 1
         kept = snapshots.tensors(8)
         assert kept["images"].shape == (10, 3, 8, 8)
         assert kept["images"][:, 0, 0, 0].tolist() == kept["after"].tolist()
@@ -85,8 +87,7 @@ def test_mean_colours_by_hand():
 
 def test_without_imagenet_a_finished_cell_stands_for_real_images(tmp_path):
     assert imagenet_validation(tmp_path, (1, 2)) is None
-    study = Study("smoke", "imagenet", tmp_path / "results", tmp_path / "artifacts")
-    assert imagenet.real_cell(study) is None
-    name, settings, seed = imagenet._real_key(study.scale.imagenet)
-    study.cell(name, settings, lambda: {"inception_score": 3.0}, seed)
-    assert imagenet.real_cell(study)["metrics"] == {"inception_score": 3.0}
+    study = Study.open("smoke", "imagenet", tmp_path / "results", tmp_path / "artifacts")
+    assert imagenet.real_result(study) is None
+    study.result(replace(imagenet.real_cell(study), work=lambda: {"inception_score": 3.0}))
+    assert imagenet.real_result(study)["metrics"] == {"inception_score": 3.0}

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dilib import inversion, models
+from dilib import inversion, networks
+from dilib.classifier import Classifier, Preprocessing
 from dilib.inversion import TERMS, Objective, Schedule, balanced_labels, invert
 
 SHORT = Schedule(stages=((32, 12),), lr=0.1, jitter=2)
@@ -11,15 +12,15 @@ LABELS = torch.arange(8) % 4
 OBJECTIVE = Objective(alpha_f=1.0)
 
 
-def student(teacher):
+def student():
     torch.manual_seed(1)
-    return models.create("resnet18", classes=4, channels=3, width=1 / 16)
+    return networks.create("resnet18", classes=4, channels=3, width=1 / 16)
 
 
 @pytest.mark.parametrize("method", ["noise", "deepdream", "deepinversion", "adaptive"])
-def test_methods_are_one_loop_with_terms_switched_on(teacher, preprocessing, method):
+def test_methods_are_one_loop_with_terms_switched_on(teacher, method):
     objective = OBJECTIVE if method == "adaptive" else getattr(OBJECTIVE, method)()
-    made = invert(teacher, preprocessing, LABELS, objective, SHORT, student=student(teacher))
+    made = invert(teacher, LABELS, objective, SHORT, student=student())
     used = {name for name, values in zip(TERMS, made.history.T, strict=True) if values.abs().sum() > 0}
     order = {"noise": 1, "deepdream": 2, "deepinversion": 3, "adaptive": 4}
     assert used == set(TERMS[: order[method]])
@@ -27,26 +28,26 @@ def test_methods_are_one_loop_with_terms_switched_on(teacher, preprocessing, met
 
 
 @pytest.mark.parametrize(("objective", "term"), [(OBJECTIVE.noise(), 0), (OBJECTIVE.deepinversion(), 2)])
-def test_images_come_closer_to_what_they_are_optimised_for(teacher, preprocessing, objective, term):
+def test_images_come_closer_to_what_they_are_optimised_for(teacher, objective, term):
     with torch.no_grad():
-        teacher[2].weight *= 10  # an untrained head hardly tells classes apart
+        teacher.network[2].weight *= 10  # an untrained head hardly tells classes apart
     schedule = replace(SHORT, stages=((32, 60),))
-    history = invert(teacher, preprocessing, LABELS, objective, schedule).history[:, term]
+    history = invert(teacher, LABELS, objective, schedule).history[:, term]
     assert history[-5:].mean() < 0.8 * history[:5].mean()
 
 
-def test_the_same_seed_gives_the_same_images_bit_for_bit(teacher, preprocessing):
+def test_the_same_seed_gives_the_same_images_bit_for_bit(teacher):
     first, again, other = (
-        invert(teacher, preprocessing, LABELS, OBJECTIVE.deepinversion(), SHORT, seed=seed).images for seed in (3, 3, 4)
+        invert(teacher, LABELS, OBJECTIVE.deepinversion(), SHORT, seed=seed).images for seed in (3, 3, 4)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_a_student_is_read_and_left_as_it_was(teacher, preprocessing):
-    rival = student(teacher).train()
+def test_a_student_is_read_and_left_as_it_was(teacher):
+    rival = student().train()
     before = {name: value.clone() for name, value in rival.state_dict().items()}
-    invert(teacher, preprocessing, LABELS, OBJECTIVE, SHORT, student=rival)
+    invert(teacher, LABELS, OBJECTIVE, SHORT, student=rival)
     assert rival.training
     assert all(torch.equal(value, before[name]) for name, value in rival.state_dict().items())
 
@@ -54,8 +55,8 @@ def test_a_student_is_read_and_left_as_it_was(teacher, preprocessing):
 def test_several_resolutions_and_clipping(teacher, preprocessing):
     schedule = Schedule(stages=((16, 5), (32, 5)), lr=5.0, jitter=2, clip=True)
     # At 16 pixels VGG's last pooling would be empty, so a ResNet is inverted.
-    network = student(teacher).eval()
-    made = invert(network, preprocessing, LABELS, OBJECTIVE.deepinversion(), schedule)
+    network = teacher.with_network(student().eval())
+    made = invert(network, LABELS, OBJECTIVE.deepinversion(), schedule)
     assert made.images.shape[-1] == 32
     assert len(made.history) == 10
     pixels = made.images * torch.tensor(preprocessing.std).view(3, 1, 1) + torch.tensor(preprocessing.mean).view(
@@ -65,38 +66,39 @@ def test_several_resolutions_and_clipping(teacher, preprocessing):
     assert pixels.max() < 1 + 1e-5
 
 
-def test_a_warm_start_keeps_its_share_of_earlier_images_and_their_variance(teacher, preprocessing):
+def test_a_warm_start_keeps_its_share_of_earlier_images_and_their_variance(teacher):
     still = replace(SHORT, stages=((32, 1),), lr=1e-9, warm_start=0.6, warm_updates=1)
     earlier = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
     def begin(start=None):
-        return invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), still, start=start, seed=3).images
+        return invert(teacher, LABELS, OBJECTIVE.noise(), still, start=start, seed=3).images
 
     torch.testing.assert_close(begin(earlier), 0.6 * earlier + 0.8 * begin())
 
 
-def test_batches_after_a_warm_start_take_fewer_updates(teacher, preprocessing):
+def test_batches_after_a_warm_start_take_fewer_updates(teacher):
     schedule = replace(SHORT, stages=((32, 4), (32, 3)), warm_start=0.6, warm_updates=2)
-    first = invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), schedule)
-    second = invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), schedule, start=first.images)
+    first = invert(teacher, LABELS, OBJECTIVE.noise(), schedule)
+    second = invert(teacher, LABELS, OBJECTIVE.noise(), schedule, start=first.images)
     assert (len(first.history), len(second.history)) == (7, 2)
     assert [schedule.updates(batches) for batches in (1, 2, 3)] == [7, 9, 11]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_cuda_graph_makes_the_images_of_the_plain_loop(teacher, preprocessing, monkeypatch):
-    arguments = (teacher.cuda(), preprocessing, LABELS, OBJECTIVE, SHORT)
-    graphed = invert(*arguments, student=student(teacher).cuda())
+def test_a_cuda_graph_makes_the_images_of_the_plain_loop(teacher, monkeypatch):
+    teacher.network.cuda()
+    arguments = (teacher, LABELS, OBJECTIVE, SHORT)
+    graphed = invert(*arguments, student=student().cuda())
     monkeypatch.setattr(inversion, "_graphed", lambda terms_of, images: terms_of)
-    plain = invert(*arguments, student=student(teacher).cuda())
+    plain = invert(*arguments, student=student().cuda())
     torch.testing.assert_close(graphed.images, plain.images, atol=1e-2, rtol=0)
     torch.testing.assert_close(graphed.history, plain.history, atol=1e-2, rtol=1e-2)
 
 
-def test_watching_sees_every_update_and_the_images_it_left(teacher, preprocessing):
+def test_watching_sees_every_update_and_the_images_it_left(teacher):
     seen = []
     watch = lambda done, images: seen.append((done, images.clone()))  # noqa: E731
-    made = invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), SHORT, watch=watch)
+    made = invert(teacher, LABELS, OBJECTIVE.noise(), SHORT, watch=watch)
     assert [done for done, _ in seen] == list(range(1, 13))
     assert torch.equal(seen[-1][1], made.images)
 
@@ -107,11 +109,11 @@ def test_labels_are_balanced():
     assert set(counts.tolist()) == {10, 11}
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_terms(teacher, preprocessing):
+def test_a_loss_that_is_not_finite_stops_with_step_and_terms(teacher):
     with torch.no_grad():
-        teacher[2].bias[0] = float("nan")
+        teacher.network[2].bias[0] = float("nan")
     with pytest.raises(FloatingPointError, match=r"not finite at update 1: classification nan, prior \d.*feature \d"):
-        invert(teacher, preprocessing, LABELS, OBJECTIVE.deepinversion(), SHORT)
+        invert(teacher, LABELS, OBJECTIVE.deepinversion(), SHORT)
 
 
 @pytest.mark.parametrize(
@@ -123,23 +125,23 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_terms(teacher, preprocess
         ({"channels": 1}, "takes 3 channels.* 1"),
         ({"student": None}, "no student is given"),
         ({"start": torch.zeros(7, 3, 32, 32)}, r"start has shape \(7, 3, 32, 32\); give 8 images of 3 channels"),
-        ({"teacher": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 1024, 4))}, "no BatchNorm"),
+        ({"network": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 1024, 4))}, "no BatchNorm"),
     ],
 )
-def test_bad_input_is_refused_before_any_work(teacher, preprocessing, change, message):
-    network = change.get("teacher", teacher).train(change.get("training", False))
+def test_bad_input_is_refused_before_any_work(network, preprocessing, change, message):
+    network = change.get("network", network).train(change.get("training", False))
     if "channels" in change:
-        preprocessing = models.Preprocessing(mean=(0.5,), std=(0.25,), size=32)
-    rival = None if "student" in change else student(teacher)
+        preprocessing = Preprocessing(mean=(0.5,), std=(0.25,), size=32)
+    rival = None if "student" in change else student()
     labels, start = change.get("labels", LABELS), change.get("start")
     with pytest.raises(ValueError, match=message) as error:
-        invert(network, preprocessing, labels, OBJECTIVE, SHORT, student=rival, start=start)
+        invert(Classifier(network, preprocessing), labels, OBJECTIVE, SHORT, student=rival, start=start)
     assert "\n" not in str(error.value)
 
 
 def test_unknown_names_list_the_choices():
     with pytest.raises(ValueError, match="unknown network 'vgg19'; choose from vgg11_bn, resnet18, resnet34"):
-        models.create("vgg19", 10)
+        networks.create("vgg19", 10)
     with pytest.raises(ValueError, match="decay 'linear' is unknown; choose constant or cosine"):
         Schedule(decay="linear")
     with pytest.raises(ValueError, match=r"warm_start 1 is out of range; choose 0"):
@@ -150,6 +152,6 @@ def test_unknown_names_list_the_choices():
         Schedule(stages=())
 
 
-def test_a_resolution_below_what_the_teacher_takes_is_refused(teacher, preprocessing):
+def test_a_resolution_below_what_the_teacher_takes_is_refused(teacher):
     with pytest.raises(ValueError, match=r"^Sequential can't take 16×16 images \(.*\); use larger ones$"):
-        invert(teacher, preprocessing, LABELS, OBJECTIVE.noise(), replace(SHORT, stages=((16, 5), (32, 5))))
+        invert(teacher, LABELS, OBJECTIVE.noise(), replace(SHORT, stages=((16, 5), (32, 5))))

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from dilib import generator, losses
+from dilib import losses
+from dilib.baselines import dafl
 
 LOGITS_OF = {  # softmax of the logits gives the probabilities exactly
     (0.5, 0.5): [0.0, 0.0],
@@ -68,9 +69,9 @@ def test_clipping_keeps_pixels_between_black_and_white():
 
 def test_dafl_losses_by_hand():
     certain, undecided = logits((0.75, 0.25)), logits((0.5, 0.5))
-    assert generator.one_hot_loss(certain).item() == pytest.approx(-math.log(0.75))
-    assert generator.activation_loss(torch.tensor([[1.0, -3.0]])).item() == -2.0
-    assert generator.information_entropy_loss(undecided).item() == pytest.approx(-math.log(2))
+    assert dafl.one_hot_loss(certain).item() == pytest.approx(-math.log(0.75))
+    assert dafl.activation_loss(torch.tensor([[1.0, -3.0]])).item() == -2.0
+    assert dafl.information_entropy_loss(undecided).item() == pytest.approx(-math.log(2))
 
 
 @pytest.mark.parametrize(

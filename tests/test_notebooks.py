@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from dilib.artifacts import digest
-from dilib.reproduce import main
+from dilib.commands.reproduce import main
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def reproduce(*arguments):
-    command = [sys.executable, "-m", "dilib.reproduce", *map(str, arguments)]
+    command = [sys.executable, "-m", "dilib.commands.reproduce", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

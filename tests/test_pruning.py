@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dilib import latency, models, pruning
-from dilib.classifiers import untrained
-from dilib.cuts import gflops
-from dilib.latency import Kind, LookupTable, Operator
-from dilib.pruning import Coupled, Gates, PruningSettings, Target, coupled, prune, removed
+from dilib import networks
+from dilib.classifier import Classifier, Preprocessing
+from dilib.compression import latency, pruning
+from dilib.compression.latency import Kind, LookupTable, Operator
+from dilib.compression.pruning import Coupled, Gates, PruningSettings, Target, coupled, gflops, prune, removed
+from dilib.networks import untrained_imagenet_network
 
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -20,13 +21,18 @@ IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 def network(name):
     """With BatchNorm statistics that are far from 0 and 1."""
     torch.manual_seed(0)
-    built = untrained(name) if name.startswith("efficientnet") else models.create(name, 4, width=1 / 8)
+    lite = name.startswith("efficientnet")
+    built = untrained_imagenet_network(name) if lite else networks.create(name, 4, width=1 / 8)
     for module in built.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.bias)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.running_mean)
-    return built.eval()
+    return classifier(built.eval())
+
+
+def classifier(built, precision=torch.float32):
+    return Classifier(built, Preprocessing((0.5,) * 3, (0.25,) * 3, 32), precision=precision)
 
 
 def endless(images=IMAGES):
@@ -36,32 +42,32 @@ def endless(images=IMAGES):
 @pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "efficientnet_lite0"])
 def test_closed_gates_say_what_the_network_without_the_filters_says(name):
     whole = network(name)
-    gates = Gates(whole, coupled(whole, IMAGES), torch.float32)
+    gates = Gates(whole, coupled(whole))
     generator = torch.Generator().manual_seed(1)
     for group in list(gates.kept):
         gates.remove(group, torch.randperm(group.channels, generator=generator)[: group.channels // 3])
-    smaller = removed(whole, gates.kept, IMAGES)
+    smaller = removed(whole, gates.kept)
     with torch.no_grad():
         expected, found = gates(IMAGES), smaller(IMAGES)
-    assert sum(p.numel() for p in smaller.parameters()) < 0.6 * sum(p.numel() for p in whole.parameters())
-    assert not torch.allclose(expected, whole(IMAGES), rtol=0.1)
+    assert sum(p.numel() for p in smaller.parameters()) < 0.6 * sum(p.numel() for p in whole.network.parameters())
+    assert not torch.allclose(expected, whole.network(IMAGES), rtol=0.1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
 def test_shortcuts_and_depthwise_convolutions_are_coupled():
-    by_first = {group.convolutions[0]: group for group in coupled(network("resnet18"), IMAGES)}
+    by_first = {group.convolutions[0]: group for group in coupled(network("resnet18"))}
     assert by_first["0.0"].convolutions == ("0.0", "0.3.conv2", "0.4.conv2")
     assert by_first["0.0"].norms == ("0.1", "0.3.bn2", "0.4.bn2")
     assert by_first["0.0"].filters == 3 * 8
-    lite = coupled(network("efficientnet_lite0"), IMAGES)
+    lite = coupled(network("efficientnet_lite0"))
     assert ("_blocks.5._depthwise_conv", "_blocks.5._expand_conv") in [group.convolutions for group in lite]
     with pytest.raises(ValueError, match="have no BatchNorm to put a gate at; give them one"):
-        coupled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2)), IMAGES)
+        coupled(classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2))))
 
 
 def test_importance_is_the_squared_effect_of_a_gate_by_finite_differences():
-    whole = network("resnet18").double()
-    gates = Gates(whole, coupled(whole, IMAGES.double()), torch.float64)
+    whole = classifier(network("resnet18").network.double(), torch.float64)
+    gates = Gates(whole, coupled(whole))
     labels = torch.arange(8) % 4
 
     def loss():
@@ -84,41 +90,33 @@ def test_importance_is_the_squared_effect_of_a_gate_by_finite_differences():
 
 def test_filters_that_do_nothing_go_first_and_the_target_is_met():
     torch.manual_seed(0)
-    whole = models.create("vgg11_bn", 4, width=1 / 8)
+    built = networks.create("vgg11_bn", 4, width=1 / 8)
     for _ in range(20):
-        whole(torch.randn(16, 3, 32, 32))  # BatchNorm's statistics settle, so that every filter does something
-    whole.eval()
-    idle = [3, 4, 10, 11]
+        built(torch.randn(16, 3, 32, 32))  # BatchNorm's statistics settle, so that every filter does something
+    whole, idle = classifier(built.eval()), [3, 4, 10, 11]
     with torch.no_grad():
-        norm = whole.get_submodule("0.5")  # after the second convolution, 0.4
+        norm = built.get_submodule("0.5")  # after the second convolution, 0.4
         for index in idle:
             norm.weight[index] = norm.bias[index] = 0
     settings = PruningSettings(filters=4, group=4, batches=1)
-    found = prune(whole, IMAGES, endless(), settings, Target("filters", 4 / 344))
+    found = prune(whole, endless(), settings, Target("filters", 4 / 344))
     (changed,) = [group for group, stays in found.kept.items() if not stays.all()]
     assert (changed.convolutions, (~found.kept[changed]).nonzero().flatten().tolist()) == (("0.4",), idle)
-    half = prune(whole, IMAGES, endless(), settings, Target("filters", 0.5))
+    half = prune(whole, endless(), settings, Target("filters", 0.5))
     assert 0.5 <= half.reached < 0.52
     assert half.stopped == ""
 
 
 def test_a_share_of_flops_goes_by_the_counter():
-    whole = network("resnet18")
-
-    def flops(built):
-        return gflops(built, IMAGES[:1])
-
-    settings = PruningSettings(filters=8, group=2, batches=1)
-    found = prune(whole, IMAGES, endless(), settings, Target("flops", 0.3), flops=flops)
+    whole, settings = network("resnet18"), PruningSettings(filters=8, group=2, batches=1)
+    found = prune(whole, endless(), settings, Target("flops", 0.3))
     assert found.reached >= 0.3
-    assert flops(removed(whole, found.kept, IMAGES)) <= 0.7 * flops(whole)
-    with pytest.raises(ValueError, match="a target of FLOPs needs their counter"):
-        prune(whole, IMAGES, endless(), settings, Target("flops", 0.3))
+    assert gflops(whole.with_network(removed(whole, found.kept))) <= 0.7 * gflops(whole)
 
 
 def test_no_layer_is_emptied():
     found = prune(
-        network("vgg11_bn"), IMAGES, endless(), PruningSettings(filters=64, group=4, batches=1), Target("filters", 0.99)
+        network("vgg11_bn"), endless(), PruningSettings(filters=64, group=4, batches=1), Target("filters", 0.99)
     )
     assert set(pruning.counts(found.kept).values()) == {4}
     assert "every layer is down to its last 4 filters" in found.stopped
@@ -133,7 +131,6 @@ def test_a_costly_layer_goes_first_if_latency_counts():
     kept = {
         eta: prune(
             whole,
-            IMAGES,
             endless(),
             PruningSettings(filters=8, group=4, batches=1, eta=eta),
             Target("filters", 0.05),
@@ -146,7 +143,7 @@ def test_a_costly_layer_goes_first_if_latency_counts():
 
 
 def test_a_filter_is_worth_its_share_of_the_next_step_down():
-    group = coupled(network("vgg11_bn"), IMAGES)[0]
+    group = coupled(network("vgg11_bn"))[0]
 
     def stairs(counts):
         return math.ceil(counts[group] / 16)
@@ -157,8 +154,8 @@ def test_a_filter_is_worth_its_share_of_the_next_step_down():
 
 def test_the_first_groups_are_ranked_although_both_networks_still_agree():
     whole = network("vgg11_bn")
-    gates = Gates(whole, coupled(whole, IMAGES), torch.float32)
-    loss = pruning._loss(gates, whole, IMAGES, torch.zeros(8, dtype=torch.long), "kl")
+    gates = Gates(whole, coupled(whole))
+    loss = pruning._loss(gates, whole.frozen(), IMAGES, torch.zeros(8, dtype=torch.long), "kl")
     assert max(score.max() for score in gates.importance(loss).values()) > 0
 
 
@@ -170,7 +167,7 @@ def test_the_first_groups_are_ranked_although_both_networks_still_agree():
         (lambda: Target("latency", -1), "a latency of -1 ms can't be reached"),
         (lambda: PruningSettings(loss="mse"), "loss 'mse' is unknown; choose from kl, ce"),
         (
-            lambda: prune(network("vgg11_bn"), IMAGES, endless(), PruningSettings(), Target("latency", 1.0)),
+            lambda: prune(network("vgg11_bn"), endless(), PruningSettings(), Target("latency", 1.0)),
             "needs a look-up table of latencies; measure one first",
         ),
     ],
@@ -183,17 +180,17 @@ def test_bad_input_is_refused_in_one_line(bad, message):
 
 def test_every_convolution_of_a_network_is_looked_up():
     whole = network("resnet18")
-    found = latency.operators(whole, coupled(whole, IMAGES), IMAGES)
+    found = latency.operators(whole, coupled(whole))
     assert len(found) == 20  # ResNet-18's convolutions, with three shortcuts
     assert sum(each.inputs is None for each in found) == 1
     assert {each.kind.size for each in found} == {32, 16, 8, 4}
     lite = network("efficientnet_lite0")
-    kinds = {each.kind for each in latency.operators(lite, coupled(lite, IMAGES), IMAGES)}
+    kinds = {each.kind for each in latency.operators(lite, coupled(lite))}
     assert {kind.depthwise for kind in kinds} == {True, False}
     grouped = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4))
-    grouped.append(nn.Flatten()).append(nn.Linear(4 * 28 * 28, 2))
+    grouped = classifier(grouped.append(nn.Flatten()).append(nn.Linear(4 * 28 * 28, 2)))
     with pytest.raises(ValueError, match="no look-up entry can stand for 2"):
-        latency.operators(grouped, coupled(grouped, IMAGES), IMAGES)
+        latency.operators(grouped, coupled(grouped))
 
 
 class CountingClock:
@@ -225,5 +222,6 @@ def test_a_clock_reads_milliseconds():
     long, unit = clock.operator(Kind(3, 1, 1, False, 32), 128, 128)
     assert 0 < short < 1 < long
     assert unit > 0
-    small, large = clock.networks([models.create("vgg11_bn", 4, width=width) for width in (1 / 16, 1)], 32, 3)
+    both = [networks.create("vgg11_bn", 4, width=width) for width in (1 / 16, 1)]
+    small, large = clock.networks(both, Preprocessing((0.5,) * 3, (0.25,) * 3, 32))
     assert 0 < small < large

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from dilib import few_bits, models, sources
-from dilib.quantization import ActivationGrid, WeightGrid, quantized
-from dilib.study import Study
+from dilib import networks
+from dilib.compression.quantization import ActivationGrid, WeightGrid, quantized
+from dilib.experiments import quantization
+from dilib.study.cells import Study
 
 IMAGES = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -11,7 +12,7 @@ IMAGES = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(params=["vgg11_bn", "resnet18"])
 def network(request):
     torch.manual_seed(0)
-    built = models.create(request.param, 4, width=1 / 8)
+    built = networks.create(request.param, 4, width=1 / 8)
     for _ in range(20):
         built(torch.randn(16, 3, 32, 32))  # BatchNorm's statistics settle
     return built.eval()
@@ -60,10 +61,10 @@ def test_bits_out_of_range_are_refused(network):
 
 
 def test_cells_of_every_source(tmp_path):
-    study = Study("smoke", "digits", str(tmp_path / "results"), str(tmp_path / "artifacts"))
-    few_bits.run(study, [0])
-    assert set(few_bits.available(study)) == {few_bits.NOISE, *sources.SOURCES}
-    (eight,) = few_bits.finished(study, "real", 8, tuned=False)
-    (four,) = few_bits.finished(study, "real", 4, tuned=True)
+    study = Study.open("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
+    assert quantization.available(study) == ["noise", "real", "proxy", "gan", "deepinversion"]
+    tasks = [(source, bits, bits == 4) for source in quantization.available(study) for bits in (8, 4)]
+    cells = dict(zip(tasks, study.run(quantization.quantized_cell(study, *task) for task in tasks), strict=True))
+    eight, four = cells["real", 8, False], cells["real", 4, True]
     assert abs(eight["metrics"]["top1"] - eight["metrics"]["teacher_top1"]) < 3
     assert len(four["metrics"]["history"]) == 1

@@ -13,10 +13,10 @@ ROOT = Path(__file__).parent.parent
 
 SCRIPT = """
 import sys
-from dilib import transfer
-from dilib.study import Study
-study = Study("smoke", "digits", sys.argv[1] + "/results", sys.argv[1] + "/artifacts")
-transfer.transfer_cell(study, "vgg11_bn", "vgg11_bn", sys.argv[2])
+from dilib.experiments.table1_transfer import student_cell
+from dilib.study.cells import Study
+study = Study.open("smoke", "digits", sys.argv[1] + "/results", sys.argv[1] + "/artifacts")
+study.result(student_cell(study, ("vgg11_bn", "vgg11_bn"), sys.argv[2]))
 """
 
 

@@ -2,18 +2,20 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
-from dilib import report
-from dilib.study import Study
+from dilib.study import claims
+from dilib.study.cells import Cell, Study
+from dilib.study.tables import Table
 
 
 @pytest.fixture
 def study(tmp_path):
-    return Study("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
+    return Study.open("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
 
 
 def test_a_cell_is_computed_once_for_its_settings(study):
@@ -23,44 +25,45 @@ def test_a_cell_is_computed_once_for_its_settings(study):
         runs.append(1)
         return {"top1": 50.0 + len(runs), "samples": torch.arange(20).view(20, 1, 1, 1).expand(20, 1, 4, 4).byte()}
 
-    first = study.cell("a", {"lr": 0.1, "stages": ((32, 5),)}, work, seed=2)
-    assert study.cell("a", {"lr": 0.1, "stages": ((32, 5),)}, work, seed=2) == first
+    cell = Cell("a", {"lr": 0.1, "stages": ((32, 5),)}, work, seed=2)
+    first = study.result(cell)
+    assert study.result(cell) == first
     assert first["metrics"]["top1"] == 51
     assert torch.equal(study.samples(first)[:, 0, 0, 0], torch.arange(20).byte())
-    assert study.cell("a", {"lr": 0.2, "stages": ((32, 5),)}, work, seed=2)["metrics"]["top1"] == 52
+    assert study.result(replace(cell, settings={"lr": 0.2, "stages": ((32, 5),)}))["metrics"]["top1"] == 52
     colour = torch.randint(256, (10, 3, 4, 4), dtype=torch.uint8)
-    assert torch.equal(study.samples(study.cell("rgb", {}, lambda: {"samples": colour})), colour)
-    assert {"seed", "settings", "seconds", "device", "versions", "commit"} <= first.keys()
+    assert torch.equal(study.samples(study.result(Cell("rgb", {}, lambda: {"samples": colour}))), colour)
+    assert {"seed", "settings", "seconds", "device", "versions", "precision", "commit"} <= first.keys()
 
 
 def test_a_damaged_cell_is_made_again_and_a_failing_one_leaves_nothing(study):
-    cell = study.cell("a", {}, lambda: {"top1": 1.0})
-    path = study.results / "cells" / "a--seed0.json"
+    cell = Cell("a", {}, lambda: {"top1": 1.0})
+    finished, path = study.result(cell), study.results / "cells" / "a--seed0.json"
     path.write_text(path.read_text()[:30])
-    assert study.cell("a", {}, lambda: {"top1": 1.0})["metrics"] == cell["metrics"]
+    assert study.result(cell)["metrics"] == finished["metrics"]
 
     def fails():
         raise FloatingPointError("loss not finite at update 7")
 
     with pytest.raises(FloatingPointError, match="update 7"):
-        study.cell("b", {}, fails)
+        study.result(Cell("b", {}, fails))
     assert not (study.results / "cells" / "b--seed0.json").exists()
 
 
 def test_two_processes_share_one_results_folder(tmp_path):
     script = f"""
 import time
-from dilib import report
-from dilib.study import Study
-study = Study("smoke", "digits", {str(tmp_path / "results")!r}, {str(tmp_path / "artifacts")!r})
+from dilib.study import claims
+from dilib.study.cells import Cell, Study
+study = Study.open("smoke", "digits", {str(tmp_path / "results")!r}, {str(tmp_path / "artifacts")!r})
 def work(i):
     with open({str(tmp_path / "log")!r}, "a") as log:
         log.write(f"{{i}}\\n")
     time.sleep(0.05)
     return {{"top1": float(i)}}
 for i in range(8):
-    study.cell(f"c{{i}}", {{}}, lambda: work(i))
-    report.write_claim(study, i % 16 + 1, "confirmed", f"evidence {{i}}")
+    study.result(Cell(f"c{{i}}", {{}}, lambda: work(i)))
+    claims.decide(study, i % 16 + 1, True, True, f"evidence {{i}}")
 """
     with ThreadPoolExecutor(2) as executor:
         runs = list(executor.map(lambda _: subprocess.run([sys.executable, "-c", script]), range(2)))
@@ -68,14 +71,18 @@ for i in range(8):
     assert sorted((tmp_path / "log").read_text().split()) == [str(i) for i in range(8)], "each cell ran once"
     cells = [json.loads(path.read_text()) for path in (tmp_path / "results").rglob("c*.json")]
     assert sorted(cell["metrics"]["top1"] for cell in cells) == list(range(8))
-    claims = pd.read_csv(next((tmp_path / "results").rglob("claims.csv")))
-    assert (claims["verdict"] == "confirmed").sum() == 8
+    verdicts = pd.read_csv(next((tmp_path / "results").rglob("claims.csv")))["verdict"]
+    assert (verdicts == "confirmed").sum() == 8
 
 
 def test_tables_are_tidy_and_an_entry_without_cells_says_not_run(study):
-    cells = [study.cell("a", {}, lambda s=s: {"top1": 80.0 + s}, seed=s) for s in (0, 2)]
-    entries = [report.entry("table1", "DI", "x", cells, 84.16), report.entry("table1", "DAFL", "x", [], None)]
-    shown = report.write_table(study, 1, entries, "A caption.")
+    for seed in (0, 2):
+        study.result(Cell("a", {}, lambda seed=seed: {"top1": 80.0 + seed}, seed))
+    table = Table(study, 1)
+    table.add("DI", "x", Cell("a", {}, dict), paper=84.16)
+    table.add("DAFL", "x", [])
+    shown = table.write("A caption.")
+    assert table.ours.loc["DI", "x"] == 81
     assert shown.loc["DI", "x"] == "81.00 ± 1.41 (2 seeds) (paper: 84.16)"
     assert shown.loc["DAFL", "x"] == "not run (paper: –)"
     tidy = pd.read_csv(study.results / "table1.csv")
@@ -84,10 +91,10 @@ def test_tables_are_tidy_and_an_entry_without_cells_says_not_run(study):
 
 
 def test_verdicts():
-    assert report.verdict(True, True) == "confirmed"
-    assert report.verdict(True, False) == "mixed"
-    assert report.verdict(False, True) == "refuted"
-    assert report.verdict(None, True) == "not run"
+    assert claims.verdict(True, True) == "confirmed"
+    assert claims.verdict(True, False) == "mixed"
+    assert claims.verdict(False, True) == "refuted"
+    assert claims.verdict(None, True) == "not run"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,7 @@ def test_verdicts():
 )
 def test_unknown_names_are_refused_before_anything_is_written(tmp_path, scale, dataset, message):
     with pytest.raises(ValueError, match=message):
-        Study(scale, dataset, tmp_path / "results", tmp_path / "artifacts")
+        Study.open(scale, dataset, tmp_path / "results", tmp_path / "artifacts")
     assert not (tmp_path / "results").exists()
 
 
@@ -108,4 +115,4 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"can't write to .*file/smoke/digits/cells \(Not a directory\); choose another"
     ):
-        Study("smoke", results=str(tmp_path / "file"), artifacts=str(tmp_path / "artifacts"))
+        Study.open("smoke", results=tmp_path / "file", artifacts=tmp_path / "artifacts")

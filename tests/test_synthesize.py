@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from dilib import synthesize
+from dilib.commands import synthesize
 from dilib.pool import PoolDataset
 
 BATCHES, BATCH = 6, 10
@@ -25,7 +25,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 def command(folder, *, processes=1, images=BATCHES * BATCH):
     launcher = TORCHRUN if processes == 2 else []
     options = ["--pool", folder / "pool", "--images", images, "--artifacts", folder / "artifacts"]
-    return [sys.executable, *launcher, "-m", "dilib.synthesize", *TEACHER, *map(str, options)]
+    return [sys.executable, *launcher, "-m", "dilib.commands.synthesize", *TEACHER, *map(str, options)]
 
 
 def contents(folder):

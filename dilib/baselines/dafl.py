@@ -1,0 +1,126 @@
+"""DAFL, the baseline that trains a generator against a fixed teacher while the student learns from its images.
+
+Chen et al., "Data-Free Learning of Student Networks", ICCV 2019.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dilib.classifier import Classifier, Frozen, Preprocessing, logits_and_features
+from dilib.distillation import DistillationSettings, scaled_distillation
+from dilib.evaluation import accuracy, glimpse
+from dilib.precision import autocast_logits
+from dilib.rounds import Run, in_rounds
+from dilib.training import descend, sgd
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """The generator's size and learning rate, and the weights of its three losses, by default as in the DAFL paper.
+
+    How the student is taught, and for how many joint steps, is in `student`; its images are not augmented.
+    """
+
+    student: DistillationSettings = field(default_factory=lambda: DistillationSettings(rounds=200, updates=120))
+    latents: int = 100
+    width: int = 128
+    lr: float = 1e-3
+    one_hot: float = 1.0
+    activation: float = 0.1
+    entropy: float = 5.0
+
+
+class Generator(nn.Module):
+    """Latents (N, Z) → images (N, C, size, size), per-channel zero mean and unit variance by a last BatchNorm."""
+
+    def __init__(self, preprocessing: Preprocessing, latents: int, width: int):
+        super().__init__()
+        self.width, self.size = width, preprocessing.size // 4
+        self.project = nn.Linear(latents, width * self.size**2)
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(width),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(width, width // 2, 3, padding=1),
+            nn.BatchNorm2d(width // 2),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(width // 2, preprocessing.channels, 3, padding=1),
+            nn.Tanh(),
+            nn.BatchNorm2d(preprocessing.channels, affine=False),
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.body(self.project(latents).view(-1, self.width, self.size, self.size))
+
+
+def one_hot_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy of the teacher's logits (N, K) to their own arg max: be sure of some class. DAFL Eq. 3."""
+    return F.cross_entropy(logits, logits.argmax(1))
+
+
+def activation_loss(features: Tensor) -> Tensor:
+    """Minus the mean absolute feature (N, D): excite the teacher as real images do. DAFL Eq. 4."""
+    return -features.abs().mean()
+
+
+def information_entropy_loss(logits: Tensor) -> Tensor:
+    """Minus the entropy, in nats, of the batch's mean prediction: use all classes alike. DAFL Eq. 5."""
+    mean = logits.softmax(1).mean(0)
+    return (mean * torch.log(mean.clamp_min(1e-12))).sum()
+
+
+def distill_with_generator(
+    teacher: Classifier,
+    student: nn.Module,
+    test: tuple[Tensor, Tensor],
+    settings: GeneratorSettings,
+    run: Run = Run(),
+) -> tuple[Generator, dict[str, list[float]]]:
+    """Train a generator and, in place, the student; the generator, and "student_on_test" and seconds of each round.
+
+    Raises FloatingPointError when the loss stops being finite.
+    """
+    teaching, frozen = settings.student, teacher.frozen()
+    torch.manual_seed(run.seed)
+    generator = Generator(teacher.preprocessing, settings.latents, settings.width)
+    generator = generator.to(teacher.device, memory_format=torch.channels_last)
+    schedule = sgd(student, teaching, teaching.lr_factor)
+    adam = torch.optim.Adam(generator.parameters(), lr=settings.lr, fused=True)
+
+    def teach(index: int, random: torch.Generator) -> dict[str, float]:
+        student.train()
+        generator.train()
+        for _ in range(teaching.updates):
+            latents = torch.randn(teaching.batch_size, settings.latents, generator=random).to(teacher.device)
+            loss = _joint_step(frozen, student, schedule, generator, adam, latents, settings)
+        shown = test if index + 1 == teaching.rounds else glimpse(test)
+        return {"loss": loss.item(), "student_on_test": accuracy(teacher.with_network(student), *shown)}
+
+    parts = {"student": student, "generator": generator, "optimizer": schedule.optimizer}
+    parts |= {"schedule": schedule, "generator_optimizer": adam}
+    history = in_rounds(teach, teaching.rounds, parts, run, "DAFL")
+    student.eval()
+    return generator.eval(), history
+
+
+def _joint_step(frozen: Frozen, student, schedule, generator, adam, latents: Tensor, settings) -> Tensor:
+    """One update of the generator against the teacher, and one of the student on the same images; the latter's loss."""
+    images = generator(latents)
+    logits, features = logits_and_features(frozen, images)
+    generator_loss = (
+        settings.one_hot * one_hot_loss(logits)
+        + settings.activation * activation_loss(features)
+        + settings.entropy * information_entropy_loss(logits)
+    )
+    student_logits = autocast_logits(student, images.detach(), frozen.dtype)
+    loss = scaled_distillation(logits.detach(), student_logits, settings.student.temperature)
+    adam.zero_grad()
+    descend(schedule, generator_loss + loss)  # their graphs share no weight
+    adam.step()
+    return loss.detach()

@@ -1,0 +1,58 @@
+"""Time a synthesis step on this machine, into results/bench/DEVICE.json: `make bench`."""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from dilib import precision
+from dilib.artifacts import write_atomically
+from dilib.experiments.step_times import WORKLOADS, Row, Throughput, measure, throughput
+from dilib.provenance import commit, default_device, provenance
+from dilib.study import plots
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m dilib.commands.benchmark", description=__doc__)
+    parser.add_argument("--results", default="results", help="folder for results")
+    parser.add_argument("--only", choices=["rows", "processes"], help="one part; the other keeps what it has")
+    options = parser.parse_args(arguments)
+    plots.set_style()
+    torch.set_flush_denormal(True)
+    device = default_device()
+    dtype = precision.fastest(device)
+    most = torch.get_num_threads() if device.type == "cpu" else torch.cuda.device_count()
+    parts = {
+        "rows": (measure(workload, device, dtype) for workload in WORKLOADS),
+        "processes": ([throughput(WORKLOADS[0], device, dtype, count)] for count in range(1, most + 1)),
+    }
+    described = {**provenance(device), "commit": commit(), "precision": precision.name(dtype)}
+    name = described.pop("device")
+    path = Path(options.results) / "bench" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"device": name, "measured_with": {}}
+    for part, found in parts.items():
+        if options.only not in (None, part):
+            continue
+        content["measured_with"][part], content[part] = described, []
+        for rows in found:
+            print(as_table(rows), "\n", flush=True)
+            # Written after each, so that stopping early loses only the one being timed.
+            content[part] += [asdict(row) for row in rows]
+            write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    if content.get("rows"):
+        plots.save(plots.step_times(pd.DataFrame(content["rows"])), path.with_suffix(".png"))
+    print(f"The benchmark is {path}")
+
+
+def as_table(rows: Sequence[Row | Throughput]) -> str:
+    """The rows as a Markdown table."""
+    return pd.DataFrame([asdict(row) for row in rows]).to_markdown(index=False, floatfmt=".3g")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""What all studies found, side by side, from their results alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from dilib import data
+from dilib.experiments import step_times
+from dilib.study import claims, report
+from dilib.study.paper import CLAIMS, EXPERIMENTS, Experiment
+from dilib.study.scales import SCALES
+from dilib.study.tables import NOT_RUN
+
+CI = "smoke"  # the scale whose numbers say only that everything runs
+WAITING = {  # scales and what they wait for, where there are no results at one
+    "gpu": "one CUDA GPU, half an hour for each column of a table",
+    "paper": "CUDA GPUs for days, and ImageNet's training images",
+}
+_PAIR, _HALF, _TUNED = "VGG-11-BN to VGG-11-BN", "top-1 at -50% filters", "3 bits, tuned"
+KEY_NUMBERS = {  # what the README shows of each study: number of the table, row and column
+    "Teacher, VGG-11-BN": (1, "teacher", _PAIR),
+    "Student on DeepDream's images": (1, "DeepDream (+R_prior)", _PAIR),
+    "Student on DeepInversion's images": (1, "DeepInversion (+R_feature)", _PAIR),
+    "Student on Adaptive DeepInversion's images": (1, "Adaptive DeepInversion (+R_compete)", _PAIR),
+    "From scratch, longer, on 4,000 of DeepInversion's": (6, "DeepInversion, long, with mixup", "student top-1"),
+    "From scratch, longer, on 4,000 real images": (6, "real images, long, with mixup", "student top-1"),
+    "Half of ResNet-18's filters removed": (4, "No finetune", _HALF),
+    "Half removed, tuned on DeepInversion's images": (4, "DeepInversion", _HALF),
+    "Half removed, tuned on adaptive ones, too": (4, "Adaptive DeepInversion", _HALF),
+    "Half removed, tuned on real images": (4, "real", _HALF),
+    "Digits added by LwF.MC, over all classes": (7, "+ Digits: LwF.MC", "combined"),
+    "Digits added, with DeepInversion's old images": (7, "+ Digits: DeepInversion", "combined"),
+    "Digits added, with real old images": (7, "+ Digits: Oracle (distill)", "combined"),
+    "ResNet-18 on 3 bits, tuned on DeepInversion's": (12, "DeepInversion", _TUNED),
+    "ResNet-18 on 3 bits, tuned on real images": (12, "real", _TUNED),
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study left behind: the folder, its scale, and its data set's name in print."""
+
+    folder: Path
+    scale: str
+    title: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.title}, {self.scale}"
+
+    @property
+    def place(self) -> str:
+        """The folder, as a link from the report."""
+        return f"{self.scale}/{self.folder.name}"
+
+    def shows(self, experiment: Experiment) -> bool:
+        """Whether its table is there with a number of ours in it, its figure, or a verdict on its claim."""
+        path = self.folder / experiment.file
+        if experiment.claim:
+            return claims.read(self.folder).loc[experiment.claim, "verdict"] != NOT_RUN
+        return path.exists() and (path.suffix != ".csv" or bool((pd.read_csv(path)["seeds"] > 0).any()))
+
+
+def studies(results: Path) -> list[Results]:
+    """All studies that have a cell, by scale; CI's is left out."""
+    scales = [name for name in SCALES if name != CI]
+    cells = [path.parent for scale in scales for path in sorted(results.glob(f"{scale}/*/cells/*.json"))]
+    folders = [path.parent for path in dict.fromkeys(cells)]
+    return [Results(folder, folder.parent.name, _title(folder)) for folder in folders]
+
+
+def _title(folder: Path) -> str:
+    """The data set's name as its cells have it."""
+    titles = [cell.get("title") for cell in report.cells(folder)]
+    return next(filter(None, titles), data.TITLES.get(folder.name, folder.name))
+
+
+def summary(found: Sequence[Results]) -> str:
+    """A table of the verdicts on every claim, one column a study."""
+    verdicts = {each.name: claims.read(each.folder)["verdict"] for each in found}
+    table = pd.DataFrame({"claim": [f"{number}. {words}" for number, words in CLAIMS.items()]}, index=CLAIMS)
+    return table.join(pd.DataFrame(verdicts).replace(NOT_RUN, "")).to_markdown(index=False)
+
+
+def key_numbers(found: Sequence[Results]) -> str:
+    """A table of KEY_NUMBERS, one column for each study that has any of them, and the paper's beside them."""
+    ours = {each.name: [_number(each.folder, *place) for place in KEY_NUMBERS.values()] for each in found}
+    ours = {name: column for name, column in ours.items() if any(text for text, _ in column)}
+    if not ours:
+        return ""
+    table = pd.DataFrame({name: [text for text, _ in column] for name, column in ours.items()}, index=KEY_NUMBERS)
+    paper = [next((quoted for _, quoted in row if quoted), "") for row in zip(*ours.values(), strict=True)]
+    return table.assign(**{"the paper": paper}).rename_axis("top-1, %").to_markdown()
+
+
+def _number(folder: Path, table: int, row: str, column: str) -> tuple[str, str]:
+    """One entry of a study's table and the paper's, as text; empty where there is none."""
+    path = folder / f"table{table}.csv"
+    if not path.exists():
+        return "", ""
+    entries = pd.read_csv(path).set_index(["row", "column"])
+    if (row, column) not in entries.index:
+        return "", ""
+    entry = entries.loc[row, column]
+    deviation = f" ± {entry.ours_std:.1f}" if entry.seeds > 1 else ""
+    return f"{entry.ours:.1f}{deviation}" if entry.seeds else "", f"{entry.paper:.1f}" if pd.notna(entry.paper) else ""
+
+
+def summaries(found: Sequence[Results]) -> dict[str, str]:
+    """What the README says of the results, by the name in its marks."""
+    return {"claims": summary(found), "numbers": key_numbers(found)}
+
+
+def overview(found: Sequence[Results], results: Path, differences: str) -> str:
+    """The whole report as Markdown."""
+    parts = [
+        "# Dreaming to Distill, replicated",
+        "Every table, figure and claim of the paper, with ours beside it. All of it is written from the cells in "
+        "`cells/` by `make report`; each study also has a report of its own.",
+        "## Claims\n\nVerdicts by study; an empty field is one that the study says nothing about.",
+        summary(found),
+        _evidence(found),
+        _experiments(found),
+        _tables(found),
+        _figures(found),
+        _speed(results),
+        f"## What differs from the paper\n\n{differences}" if differences else "",
+        _provenance(found),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _evidence(found: Sequence[Results]) -> str:
+    """What each verdict rests on."""
+    verdicts = {each.name: claims.read(each.folder) for each in found}
+    lines = ["### Evidence"]
+    for number, words in CLAIMS.items():
+        rows = [(name, table.loc[number]) for name, table in verdicts.items()]
+        said = [f"- {name}: **{row.verdict}**. {row.evidence}" for name, row in rows if row.verdict != NOT_RUN]
+        lines.append(f"**{number}. {words}.**\n\n" + "\n".join(said or ["- not run"]))
+    return "\n\n".join(lines)
+
+
+def _experiments(found: Sequence[Results]) -> str:
+    """For each experiment of the paper: its notebook, and where it was run."""
+    rows = [
+        {
+            "the paper's": each.name,
+            "what it shows": each.shows,
+            "notebook": f"[{each.notebook}](../notebooks/{each.notebook}.ipynb)",
+            "run": _where(found, each),
+        }
+        for each in EXPERIMENTS
+    ]
+    missing = [scale for scale in WAITING if scale not in {each.scale for each in found}]
+    waiting = [f"- `{scale}` scale has not been run: it waits for {WAITING[scale]}." for scale in missing]
+    table = pd.DataFrame(rows).to_markdown(index=False)
+    return "\n\n".join(["## Every experiment", table, "\n".join(waiting)])
+
+
+def _where(found: Sequence[Results], each: Experiment) -> str:
+    ran = [study for study in found if study.shows(each)]
+    return ", ".join(f"[{study.name}]({study.place}/REPORT.md)" for study in ran) or "not run"
+
+
+def _tables(found: Sequence[Results]) -> str:
+    """All tables, by number, of each study that has them."""
+    paths = [path for each in found for path in each.folder.glob("table*.md")]
+    named = {each.folder: each.name for each in found}
+    paths.sort(key=lambda path: (report.table_number(path), list(named).index(path.parent)))
+    parts = ["## Tables"]
+    for path in paths:
+        study = f"[{named[path.parent]}]({path.relative_to(path.parents[2]).with_suffix('.csv')})"
+        parts.append(f"### Table {report.table_number(path)}: {study}\n\n{path.read_text().strip()}")
+    return "\n\n".join(parts)
+
+
+def _figures(found: Sequence[Results]) -> str:
+    parts = ["## Figures"]
+    for name, caption in report.FIGURES.items():
+        for each in found:
+            if (each.folder / f"{name}.png").exists():
+                parts.append(f"![{caption}]({each.place}/{name}.png)\n\n*{caption} {each.name}.*")
+    return "\n\n".join(parts)
+
+
+def _speed(results: Path) -> str:
+    rows = step_times.measured(results)
+    if not len(rows):
+        return ""
+    table = rows.to_markdown(index=False, floatfmt=".3g")
+    return f"## A step's time\n\nBy `make bench`; the floor is the network's bare forward and backward pass.\n\n{table}"
+
+
+def _provenance(found: Sequence[Results]) -> str:
+    """Number and minutes of each study's cells, by device, and what whole notebooks took."""
+    made = pd.concat([pd.DataFrame(report.cells(each.folder)).assign(study=each.name) for each in found])
+    by_device = made.groupby(["study", "device"], sort=False)
+    table = by_device.agg(cells=("seconds", "count"), minutes=("seconds", "sum"), commits=("commit", "nunique"))
+    table["minutes"] = (table["minutes"] / 60).round(1)
+    words = "Minutes are those of all cells, one after another; cells that run side by side take one core each."
+    parts = ["## How it was made", words, table.reset_index().to_markdown(index=False)]
+    runs = pd.concat([report.runs_in(each.folder).assign(study=each.name) for each in found])
+    if len(runs):
+        runs = runs[["study", *runs.columns.drop("study")]].sort_values("finished")
+        parts += ["### Notebooks\n\nEach execution that made cells.", runs.to_markdown(index=False)]
+    return "\n\n".join(parts)

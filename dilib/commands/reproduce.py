@@ -1,0 +1,181 @@
+"""Run the study's notebooks headlessly, in order, into results/SCALE/DATASET: `make reproduce`."""
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from dilib import data
+from dilib.artifacts import write_atomically
+from dilib.downloads import Unreachable
+from dilib.progress import TERMINAL_BARS, without_bars
+from dilib.study import report
+from dilib.study.cells import Study
+from dilib.study.scales import SCALES
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+FALLBACK = "digits"  # comes with scikit-learn, so it is always there
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the notebooks that are asked for; 0 on success, 1 when one fails, 2 on bad input."""
+    options = _parse(arguments)
+    try:
+        studies = _studies(_chosen(options.only), options)
+    except (ValueError, Unreachable) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for notebook, study in studies.items():
+        if not _run(notebook, study, options):
+            return 1
+    print()
+    for study in dict.fromkeys(studies.values()):
+        print(f"The report is {report.write_report(study)}")
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dilib.commands.reproduce", description=__doc__)
+    parser.add_argument("--scale", default="laptop", help=f"one of {', '.join(SCALES)}")
+    parser.add_argument("--dataset", help="a data set's name or folder:PATH; default: the scale's own")
+    parser.add_argument("--only", help="run only the notebooks whose file name contains this")
+    parser.add_argument("--seeds", default="0", help="comma-separated seeds, as in 0,1,2")
+    parser.add_argument("--pairs", type=int, default=3, help="how many of Table 1's teacher-student pairs: 1, 2 or 3")
+    parser.add_argument("--added", help="data sets that Table 7 adds, comma-separated, as in folder:PATH")
+    parser.add_argument("--results", default="results", help="folder for results")
+    parser.add_argument("--artifacts", default="artifacts", help="folder for weights, image pools and data")
+    return parser.parse_args(arguments)
+
+
+def _chosen(only: str | None) -> list[Path]:
+    every = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    chosen = [path for path in every if not only or only in path.stem]
+    if not chosen:
+        raise ValueError(f"no notebook matches {only!r}; choose from {', '.join(path.stem for path in every)}")
+    return chosen
+
+
+def _studies(notebooks: list[Path], options: argparse.Namespace) -> dict[Path, Study]:
+    """Each notebook's study; those that take no data set are about ImageNet classifiers and have one of their own."""
+    if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
+        raise ValueError(f"seeds {options.seeds!r} are not whole numbers; write them as in 0,1,2")
+    if not 1 <= options.pairs <= 3:
+        raise ValueError(f"pairs {options.pairs} is out of range; choose 1, 2 or 3")
+    _added(options)
+    named = {path: "dataset" in papermill.inspect_notebook(path) for path in notebooks}
+    study = _open_study(options) if any(named.values()) else None
+    imagenet = (
+        None if all(named.values()) else Study.open(options.scale, "imagenet", options.results, options.artifacts)
+    )
+    return {path: study if takes_name else imagenet for path, takes_name in named.items()}
+
+
+def _added(options: argparse.Namespace) -> list[str]:
+    """Names of data sets; image folders by their whole path, since notebooks run elsewhere."""
+    names = options.added.split(",") if options.added else []
+    for name in names:
+        data.check_name(name)
+    return [f"folder:{Path(name[7:]).resolve()}" if name.startswith("folder:") else name for name in names]
+
+
+def _open_study(options: argparse.Namespace) -> Study:
+    """The study with its data at hand; without a network, the laptop default falls back to digits and says so."""
+    study = Study.open(options.scale, options.dataset, options.results, options.artifacts)
+    try:
+        print(f"{study.scale.name} scale on {study.data.title}: results go to {study.results}", flush=True)
+    except Unreachable as error:
+        if options.dataset or study.scale.name != "laptop":
+            raise
+        print(f"{error}\nGoing on with {FALLBACK} instead.", file=sys.stderr)
+        study = Study.open(options.scale, FALLBACK, options.results, options.artifacts)
+        print(f"{study.scale.name} scale on {study.data.title}: results go to {study.results}", flush=True)
+    return study
+
+
+def _run(notebook: Path, study: Study, options: argparse.Namespace) -> bool:
+    """Execute one notebook and print the tables it wrote; whether it ran to its end."""
+    print(f"\n{notebook.stem}", flush=True)
+    executed = study.results / "notebooks" / notebook.name
+    # What a killed run leaves behind stays out of results.
+    temporary = study.artifacts / "notebooks" / f"{os.getpid()}-{notebook.name}"
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    tables, cells = _versions(study.results, "table*.md"), _versions(study.results, "cells/*.json")
+    started = time.perf_counter()
+    os.environ[TERMINAL_BARS] = "1"
+    try:
+        papermill.execute_notebook(
+            notebook,
+            temporary,
+            parameters=_parameters(notebook, study, options),
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # what a cell raises is shown all the same
+        )
+    except PapermillExecutionError as error:
+        print(f"error in {notebook.name}: {error.ename}: {error.evalue}", file=sys.stderr)
+        return False
+    finally:
+        if temporary.exists():
+            write_atomically(executed, _cleaned(temporary).encode())
+            temporary.unlink()
+    seconds = time.perf_counter() - started
+    # What a run beside this one made counts, too: cells do not say whose they are.
+    if made := len(_versions(study.results, "cells/*.json") - cells):
+        report.write_run(study, notebook.stem, made, seconds)
+    print(f"{made} cells made in {seconds / 60:.1f} minutes", flush=True)
+    for path, _ in sorted(_versions(study.results, "table*.md") - tables):
+        print(f"\n{path.read_text()}", end="", flush=True)
+    return True
+
+
+def _versions(folder: Path, pattern: str) -> set[tuple[Path, int]]:
+    """Files and when they were written."""
+    return {(path, path.stat().st_mtime_ns) for path in folder.glob(pattern)}
+
+
+def _parameters(notebook: Path, study: Study, options: argparse.Namespace) -> dict:
+    """Those of the options that the notebook takes."""
+    offered = {
+        "scale": study.scale.name,
+        "dataset": study.dataset,
+        "results": str(Path(options.results).resolve()),
+        "artifacts": str(Path(options.artifacts).resolve()),
+        "seeds": [int(seed) for seed in options.seeds.split(",")],
+        "pairs": options.pairs,
+        "added": _added(options),
+    }
+    taken = papermill.inspect_notebook(notebook)
+    return {name: value for name, value in offered.items() if name in taken}
+
+
+def _cleaned(path: Path) -> str:
+    """An executed notebook without progress bars and without a path of this machine."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(_without_bars, cell.outputs) if output is not None]
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = re.sub(r"^(results|artifacts) = .*\n?", "", cell.source, flags=re.MULTILINE)
+            cell.source = re.sub(r"folder:[^'\"]*/", "folder:", cell.source)
+    return nbformat.writes(notebook) + "\n"
+
+
+def _without_bars(output):
+    if output.output_type != "stream" or output.name != "stderr":
+        return output
+    output.text = without_bars(output.text)
+    return output if output.text.strip() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,287 @@
+"""Removing filters from a trained network: ranked at gates, over all layers at once, then cut out for real. Sec. 4.3.
+
+The ranking needs images but no labels: its loss is the distance to what the whole network says of them.
+"""
+
+import copy
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import torch_pruning
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from dilib import losses
+from dilib.classifier import Classifier, Frozen
+
+LOSSES = ("kl", "ce")
+TARGETS = ("filters", "flops", "latency")
+
+
+@dataclass(frozen=True)
+class PruningSettings:
+    """`filters` are removed at a time, in groups of `group` of one layer, each time after `batches` mini-batches.
+
+    `eta` is the weight of the milliseconds that a group saves (Eq. 10), in units of the median group's importance and
+    saving; 0 for plain Taylor ranking. `loss` is "kl", to the whole network's softmax without labels, or "ce" with them
+    (Table 10).
+    """
+
+    filters: int = 32
+    group: int = 16
+    batches: int = 30
+    batch_size: int = 256
+    eta: float = 0.0
+    loss: str = "kl"
+
+    def __post_init__(self):
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss {self.loss!r} is unknown; choose from {', '.join(LOSSES)}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where pruning stops: a share of the "filters" or "flops" that is gone, in (0, 1), or a "latency" in ms."""
+
+    kind: str
+    value: float
+
+    def __post_init__(self):
+        if self.kind not in TARGETS:
+            raise ValueError(f"target {self.kind!r} is unknown; choose from {', '.join(TARGETS)}")
+        if self.kind != "latency" and not 0 < self.value < 1:
+            raise ValueError(f"a share of {self.value} {self.kind} can't be removed; choose one between 0 and 1")
+        if self.value <= 0:
+            raise ValueError(f"a latency of {self.value} ms can't be reached; choose one above 0")
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Filters that can only go together, as through a shortcut: number i of each of these layers.
+
+    `fed` are the convolutions that read them.
+    """
+
+    convolutions: tuple[str, ...]
+    norms: tuple[str, ...]
+    fed: tuple[str, ...]
+    channels: int
+
+    @property
+    def filters(self) -> int:
+        """How many filters there are in all."""
+        return len(self.convolutions) * self.channels
+
+
+Kept = dict[Coupled, Tensor]  # for each set of coupled filters, which stay: bool (channels,)
+
+
+def coupled(classifier: Classifier) -> list[Coupled]:
+    """All sets of coupled filters, found by tracing the network.
+
+    Raises ValueError for filters without BatchNorm, which have no gate.
+    """
+    traced = copy.deepcopy(classifier.network).requires_grad_(True)
+    names = {module: name for name, module in traced.named_modules()}
+    graph = torch_pruning.DependencyGraph().build_dependency(traced, classifier.example)
+    found = []
+    for group in graph.get_all_groups(root_module_types=[nn.Conv2d]):
+        outputs = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
+        inputs = [dep.target.module for dep, _ in group if not graph.is_out_channel_pruning_fn(dep.handler)]
+        convolutions = sorted(names[module] for module in outputs if isinstance(module, nn.Conv2d))
+        norms = sorted(names[module] for module in outputs if isinstance(module, _BatchNorm))
+        if not norms:
+            raise ValueError(f"the filters of {convolutions[0]} have no BatchNorm to put a gate at; give them one")
+        fed = sorted(names[module] for module in inputs if isinstance(module, nn.Conv2d))
+        channels = traced.get_submodule(norms[0]).num_features
+        found.append(Coupled(tuple(convolutions), tuple(norms), tuple(fed), channels))
+    return sorted(found, key=lambda group: group.convolutions)
+
+
+def removed(classifier: Classifier, kept: Kept) -> nn.Module:
+    """A copy of the network without the filters that are not `kept`; it says what the gated network says."""
+    smaller = copy.deepcopy(classifier.network).requires_grad_(True)
+    graph = torch_pruning.DependencyGraph().build_dependency(smaller, classifier.example)
+    for group, stays in kept.items():
+        gone = (~stays).nonzero().flatten().tolist()
+        if gone:
+            whole = next(name for name in group.convolutions if smaller.get_submodule(name).groups == 1)
+            root = smaller.get_submodule(whole)
+            graph.get_pruning_group(root, torch_pruning.prune_conv_out_channels, gone).prune()
+    return smaller
+
+
+class Gates:
+    """A frozen copy of a network whose every BatchNorm channel is multiplied by a gate: 1, or 0 once it is removed."""
+
+    def __init__(self, classifier: Classifier, groups: list[Coupled]):
+        self.frozen = classifier.frozen()
+        self.kept: Kept = {group: torch.ones(group.channels, dtype=torch.bool) for group in groups}
+        dtype = torch.promote_types(classifier.precision, torch.float32)
+        self.gates = {
+            name: torch.ones(group.channels, device=classifier.device, dtype=dtype)
+            for group in groups
+            for name in group.norms
+        }
+        for name, gate in self.gates.items():
+            gate.requires_grad_(True)
+            self.frozen.network.get_submodule(name).register_forward_hook(_multiplied_by(gate))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of normalised images (N, C, H, W)."""
+        return self.frozen(images)
+
+    def importance(self, loss: Tensor) -> dict[Coupled, Tensor]:
+        """I_S,err of each filter (channels,): Σ over its gates of (gradient · gate)². Eq. 12."""
+        gradients = dict(zip(self.gates, torch.autograd.grad(loss, list(self.gates.values())), strict=True))
+        return {
+            group: sum((gradients[name] * self.gates[name].detach()) ** 2 for name in group.norms).cpu()
+            for group in self.kept
+        }
+
+    @property
+    def all_open(self) -> bool:
+        """Whether nothing is removed yet."""
+        return all(stays.all() for stays in self.kept.values())
+
+    def remove(self, group: Coupled, members: Tensor) -> None:
+        """Close the gates of these filters of a set."""
+        self.kept[group][members] = False
+        with torch.no_grad():
+            for name in group.norms:
+                self.gates[name][members.to(self.gates[name].device)] = 0
+
+
+def _multiplied_by(gate: Tensor) -> Callable:
+    return lambda layer, inputs, output: output * gate.view(1, -1, 1, 1).to(output.dtype)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What stays, how much of the target's quantity was reached, and, if that is not the target, why."""
+
+    kept: Kept
+    reached: float
+    stopped: str = ""
+
+
+def prune(
+    classifier: Classifier,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    settings: PruningSettings,
+    target: Target,
+    milliseconds: Callable[[Mapping[Coupled, int]], float] | None = None,
+) -> Pruned:
+    """Remove the least important filters, group by group, until the target is reached. Eqs. 10, 12 and 13.
+
+    `batches` (normalised images, labels) serve to rank. A target of latency, or η above 0, needs `milliseconds` of a
+    network with so many filters in each set. No layer falls below one group: pruning stops there, and says so.
+    Raises ValueError for what is missing.
+    """
+    if milliseconds is None and (target.kind == "latency" or settings.eta):
+        raise ValueError("a latency target, or eta above 0, needs a look-up table of latencies; measure one first")
+    gates, whole = Gates(classifier, coupled(classifier)), classifier.frozen()
+    before = gflops(classifier) if target.kind == "flops" else 0.0
+
+    def reached() -> float:
+        if target.kind == "filters":
+            return 1 - _filters(gates.kept) / sum(group.filters for group in gates.kept)
+        if target.kind == "flops":
+            return 1 - gflops(classifier.with_network(removed(classifier, gates.kept))) / before
+        return milliseconds(counts(gates.kept))
+
+    def enough(value: float) -> bool:
+        return value <= target.value if target.kind == "latency" else value >= target.value
+
+    while not enough(now := reached()):
+        chosen = _lowest(gates.kept, _scores(gates, whole, batches, settings), settings, milliseconds)
+        if not chosen:
+            reason = f"every layer is down to its last {settings.group} filters at {now:.3g} of {target.kind}"
+            return Pruned(gates.kept, now, f"{reason}, short of {target.value:g}")
+        for group, members in chosen:
+            gates.remove(group, members)
+            if enough(reached()):
+                break
+    return Pruned(gates.kept, now)
+
+
+@torch.no_grad()
+def gflops(classifier: Classifier) -> float:
+    """Billions of multiply-adds for one image."""
+    with FlopCounterMode(display=False) as counter:
+        classifier.network.eval()(classifier.example)
+    return counter.get_total_flops() / 2e9
+
+
+def counts(kept: Kept) -> dict[Coupled, int]:
+    """How many filters of each set stay."""
+    return {group: int(stays.sum()) for group, stays in kept.items()}
+
+
+def _filters(kept: Kept) -> int:
+    return sum(len(group.convolutions) * int(stays.sum()) for group, stays in kept.items())
+
+
+def _scores(gates: Gates, whole: Frozen, batches, settings: PruningSettings) -> dict[Coupled, Tensor]:
+    """Mean importance of each filter over the next mini-batches."""
+    total: dict[Coupled, Tensor] = {}
+    for _ in range(settings.batches):
+        images, labels = next(batches)
+        for group, found in gates.importance(_loss(gates, whole, images, labels, settings.loss)).items():
+            total[group] = total.get(group, 0) + found / settings.batches
+    return total
+
+
+def _loss(gates: Gates, whole: Frozen, images: Tensor, labels: Tensor, kind: str) -> Tensor:
+    logits = gates(images)
+    if kind == "ce":
+        return F.cross_entropy(logits, labels.to(logits.device))
+    with torch.no_grad():
+        unpruned = whole(images)
+    if gates.all_open:
+        # Both networks agree, so the divergence has no gradient yet; what the network predicts has one.
+        return F.cross_entropy(logits, unpruned.argmax(1))
+    return losses.distillation(unpruned, logits, temperature=1.0)
+
+
+def _lowest(kept: Kept, scores, settings: PruningSettings, milliseconds) -> list[tuple[Coupled, Tensor]]:
+    """The groups of filters with the lowest scores, up to `settings.filters` in all; every set keeps one group."""
+    there, size, candidates = counts(kept), settings.group, []
+    for group, score in scores.items():
+        starts = range(0, there[group] - 2 * size + 1, size)
+        saved = _saving(there, group, size, milliseconds) if settings.eta and starts else 0.0
+        order = score.masked_fill(~kept[group], torch.inf).argsort()
+        for members in (order[start : start + size] for start in starts):
+            candidates.append((score[members].sum().item(), saved, group, members))
+    chosen, left = [], settings.filters
+    for _, _, group, members in _by_score(candidates, settings.eta):
+        if left <= 0:
+            break
+        chosen.append((group, members))
+        left -= len(group.convolutions) * size
+    return chosen
+
+
+def _by_score(candidates: list[tuple], eta: float) -> list[tuple]:
+    """Candidates (importance, milliseconds saved, …) by Eq. 10, lowest first.
+
+    Importance grows by orders of magnitude as a network shrinks, so η weighs the latency in units of what is typical.
+    """
+    if not (eta and candidates):
+        return sorted(candidates, key=lambda candidate: candidate[0])
+    typical = [statistics.median(abs(candidate[i]) for candidate in candidates) for i in (0, 1)]
+    weight = eta * typical[0] / max(typical[1], 1e-9)
+    return sorted(candidates, key=lambda candidate: candidate[0] - weight * candidate[1])
+
+
+def _saving(there: Mapping[Coupled, int], group: Coupled, size: int, milliseconds) -> float:
+    """-I_S,lat of Eq. 13: the milliseconds that `size` filters of a set save, at the best rate that lies ahead.
+
+    Operators get faster in steps: one group less may save nothing, and the next one pays for both.
+    """
+    now, fewer = milliseconds(there), range(there[group] - size, 0, -size)
+    return max(size * (now - milliseconds({**there, group: left})) / (there[group] - left) for left in fewer)

@@ -1,0 +1,1 @@
+"""Adding classes to a trained network."""

@@ -1,0 +1,1 @@
+"""The paper's experiments as cells, one module a table or figure."""

@@ -1,0 +1,104 @@
+"""What images cost: how an update's time grows with their number and resolution, and what several resolutions save.
+
+Sec. 5.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from statistics import median
+
+import torch
+import torchvision
+
+from dilib.classifier import Classifier
+from dilib.evaluation import accuracy
+from dilib.experiments.step_times import OBJECTIVE, RGB, our_steps
+from dilib.experiments.table1_transfer import by_class, objective_of
+from dilib.experiments.teachers import load_teacher, teacher_settings
+from dilib.feature_statistics import FeatureStatistics
+from dilib.inversion import balanced_labels, invert
+from dilib.progress import bar
+from dilib.study.cells import Cell, Study
+from dilib.timing import wall_seconds
+
+TEACHER, JUDGE = "resnet34", "vgg11_bn"
+
+
+def growth_cell(study: Study) -> Cell:
+    """Seconds of an update by number of images, at half the full resolution, and by resolution for half the most.
+
+    The network has random weights; an update takes as long as with trained ones.
+    """
+    settings = {"growth": study.scale.growth, "objective": OBJECTIVE.deepinversion()}
+    return Cell("growth", settings, partial(_growth_metrics, study))
+
+
+def _growth_metrics(study: Study) -> dict:
+    growth = study.scale.growth
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(growth.network, weights=None).to(study.device).eval()
+    by_images = [(count, growth.sizes[-1] // 2) for count in growth.images]
+    by_size = [(growth.images[-1] // 2, size) for size in growth.sizes]
+    seconds = update_seconds(Classifier(network, RGB, precision=study.precision), [*by_images, *by_size])
+    return {
+        "images": list(zip(growth.images, seconds[: len(by_images)], strict=True)),
+        "sizes": list(zip(growth.sizes, seconds[len(by_images) :], strict=True)),
+    }
+
+
+def update_seconds(teacher: Classifier, shapes: Sequence[tuple[int, int]], turns: int = 9) -> list[float]:
+    """Median seconds, over `turns`, of a DeepInversion update for each (images, resolution); the shapes take turns."""
+    device, objective = teacher.device, OBJECTIVE.deepinversion()
+    running = [our_steps(objective, teacher, torch.arange(count, device=device), size) for count, size in shapes]
+    seconds: list[list[float]] = [[] for _ in shapes]
+    with bar(turns, "timing updates") as progress:
+        for _ in range(turns):
+            for steps, found in zip(running, seconds, strict=True):
+                # The quicker of two: the first update of all also sets things up.
+                found.append(min(wall_seconds(steps.__next__, device) for _ in range(2)))
+            progress.update()
+    return [median(found) for found in seconds]
+
+
+def resolution_cell(study: Study, stages: tuple[tuple[int, int], ...], seed: int = 0) -> Cell:
+    """A batch of images through these (resolution, updates) stages: its seconds, and what networks make of it.
+
+    The judge is a network that had no part in making them.
+    """
+    settings = {
+        "teacher": teacher_settings(study, TEACHER),
+        "judge": teacher_settings(study, JUDGE),
+        "objective": objective_of(study, TEACHER, "deepinversion"),
+        "schedule": replace(study.scale.schedule[TEACHER], stages=stages),
+        "batch_size": study.scale.batch_size,
+    }
+    name = "resolution--" + "-".join(str(size) for size, _ in stages)
+    return Cell(name, settings, partial(_resolution_metrics, study, settings, seed), seed)
+
+
+def _resolution_metrics(study: Study, settings: dict, seed: int) -> dict:
+    teacher, judge = (load_teacher(study, name) for name in (TEACHER, JUDGE))
+    classes = study.data.classes
+    labels = balanced_labels(settings["batch_size"], len(classes), seed).to(study.device)
+    started = time.perf_counter()
+    made = invert(teacher, labels, settings["objective"], settings["schedule"], seed=seed).images
+    seconds = time.perf_counter() - started
+    stored = FeatureStatistics.from_batchnorm(teacher.network)
+    return {
+        "teacher_top1": accuracy(teacher, made, labels),
+        "judge_top1": accuracy(judge, made, labels),
+        "feature_distance": stored.distance(FeatureStatistics.from_images(teacher.network, made)).item(),
+        "seconds": seconds,
+        "samples": by_class(teacher.preprocessing.to_pixels(made), labels, len(classes), rows=1),
+    }
+
+
+def device_hours(images: int, stages: Sequence[tuple[int, int]], seconds: float, size: int) -> float:
+    """Hours for `images` through (resolution, updates) stages, if an image's update takes `seconds` at `size` pixels.
+
+    An update's time is taken to grow with the number of pixels, as measured above.
+    """
+    updates = sum(count * (resolution / size) ** 2 for resolution, count in stages)
+    return images * updates * seconds / 3600

@@ -1,0 +1,120 @@
+"""Fixed sets of unlabelled images to teach from: real ones, others' (a proxy), a GAN's, and a teacher's own dreams."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dilib import data
+from dilib.artifacts import digest, plain
+from dilib.baselines import gan
+from dilib.baselines.gan import ConditionalGenerator
+from dilib.data import Split
+from dilib.evaluation import split_accuracy
+from dilib.experiments.table1_transfer import by_class
+from dilib.experiments.teachers import teacher_of
+from dilib.progress import bar, counted
+from dilib.recipe import Recipe
+from dilib.rounds import Run
+from dilib.study.cells import Cell, Study
+
+SOURCES = {
+    "real": "real images",
+    "proxy": "proxy images",
+    "gan": "GAN",
+    "deepinversion": "DeepInversion",
+}
+
+
+def source_settings(study: Study, source: str, teacher: str) -> dict:
+    """Everything but the seed that a source's images depend on. Raises ValueError for an unknown source."""
+    if source not in SOURCES:
+        raise ValueError(f"unknown image source {source!r}; choose from {', '.join(SOURCES)}")
+    maker = teacher_of(study, teacher)
+    specific = {
+        "real": {},
+        "proxy": {"proxy": data.slug(study.scale.sources.proxy)},
+        "gan": {"gan": study.scale.sources.gan},
+        "deepinversion": {
+            "teacher": maker.settings,
+            "objective": maker.objective,
+            "schedules": maker.schedules,
+            "first_layer": maker.first_layer,
+            "batch_size": maker.batch_size,
+        },
+    }
+    return plain({"source": source, **specific[source]})
+
+
+def available(study: Study) -> list[str]:
+    """The sources that the study can have: GANs make small images alone, and ImageNet may lack its training images."""
+    if study.dataset != "imagenet":
+        return list(SOURCES)
+    missing = {"gan"} if len(study.data.train.labels) else {"gan", "real"}
+    return [source for source in SOURCES if source not in missing]
+
+
+def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Split:
+    """`count` images, the first of any larger number, with labels where they have any that may be used."""
+    if source == "deepinversion":
+        return dreamt(study, teacher_of(study, teacher).recipe(seed), count)
+    if source == "gan":
+        generator, seconds = trained_gan(study, seed)
+        made = gan.sample(generator, count, seed)
+        return Split(made.pixels, made.labels, seconds)
+    if source == "real":
+        return chosen(study.data.train, count, seed)
+    proxy = data.load(study.scale.sources.proxy, study.data_folder, study.data.preprocessing.size).train
+    found = chosen(proxy, count, seed)
+    return Split(data.in_channels(found.pixels, study.data.preprocessing.channels), found.labels)
+
+
+def chosen(split: Split, count: int, seed: int) -> Split:
+    """`count` of the images, drawn at random. Raises ValueError where there are fewer."""
+    if count > len(split.labels):
+        raise ValueError(f"{count} images are asked for, but the data set has {len(split.labels)}; ask for fewer")
+    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed))[:count]
+    return Split(split.pixels[order], split.labels[order])
+
+
+def dreamt(study: Study, recipe: Recipe, count: int) -> Split:
+    """The first `count` images that a recipe makes; its pool is filled as far as they reach."""
+    with bar(-(-count // recipe.batch_size), f"images from {recipe.teacher.name}, seed {recipe.seed}") as progress:
+        return study.pool(recipe).split(count, progress.update)
+
+
+def pool_cell(study: Study, teacher: str, count: int, seed: int = 0) -> Cell:
+    """What the teacher makes of the first `count` images of its pool; fills the pool first."""
+    settings = {**source_settings(study, "deepinversion", teacher), "images": count}
+    return Cell("pool", settings, partial(_images_metrics, study, "deepinversion", teacher, count, seed), seed)
+
+
+def gan_cell(study: Study, teacher: str, count: int, seed: int = 0) -> Cell:
+    """What the teacher makes of `count` images of the GAN; trains the GAN first."""
+    judge = teacher_of(study, teacher).settings
+    settings = {**source_settings(study, "gan", teacher), "judge": judge, "images": count}
+    return Cell("gan", settings, partial(_images_metrics, study, "gan", teacher, count, seed), seed)
+
+
+def _images_metrics(study: Study, source: str, teacher: str, count: int, seed: int) -> dict:
+    made, judge = images(study, source, teacher, count, seed), teacher_of(study, teacher)
+    return {
+        "images": count,
+        "teacher_top1": split_accuracy(judge.load(), made),
+        "seconds": made.seconds,
+        "samples": by_class(made.pixels, made.labels, judge.classes()),
+    }
+
+
+def trained_gan(study: Study, seed: int) -> tuple[ConditionalGenerator, float]:
+    """The GAN's generator, trained first if it is not there yet, and the seconds of its training."""
+    settings = study.scale.sources.gan
+    card = plain({"dataset": study.place.name, "gan": settings, "seed": seed})
+    path = study.artifacts / "gans" / f"{digest(card)}.safetensors"
+    with study.lock(f"gan-{path.stem}"), counted(settings.rounds, f"training the GAN, seed {seed}") as on_round:
+        return gan.train_gan(study.data, settings, study.device, study.precision, Run(seed, path, card, on_round))
+
+
+def pixels_of(splits: list[Split]) -> Tensor:
+    """The images of several sets in one tensor."""
+    return torch.cat([split.pixels for split in splits])

@@ -1,0 +1,178 @@
+"""Tables 2 and 3: images from an ImageNet classifier, judged by networks that did not make them. Sec. 4.2."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dilib.artifacts import load_tensors, save_tensors
+from dilib.classifier import resampled
+from dilib.data import imagenet_validation
+from dilib.downloads import Unreachable
+from dilib.evaluation import inception_score, top1
+from dilib.networks import IMAGENET_CLASSES, imagenet_classifier
+from dilib.pool import ImagePool, save_contact_sheet, save_pictures
+from dilib.progress import bar
+from dilib.recipe import Recipe
+from dilib.study.cells import TILES, Cell, Study
+from dilib.study.scales.settings import ImageNet
+
+PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
+VARIANTS = {  # each differs from DeepInversion in one thing
+    "deepinversion": "DeepInversion",
+    "deepdream": "DeepDream",
+    "no_prior": "no prior",
+    "no_flips": "no flips",
+    "no_clipping": "no clipping",
+    "no_first_layer": "no first-layer weight",
+    "single_resolution": "one resolution",
+}
+
+
+def variant(settings: ImageNet, name: str) -> ImageNet:
+    """`settings` with what VARIANTS says left out, at equal cost. Raises ValueError for another name."""
+    objective, (schedule,) = settings.objective, settings.schedules
+    size, pixels = schedule.stages[-1][0], sum(updates * size**2 for size, updates in schedule.stages)
+    single = replace(schedule, stages=((size, -(-pixels // size**2)),))
+    changes = {
+        "deepinversion": {},
+        "deepdream": {"objective": objective.deepdream()},
+        "no_prior": {"objective": replace(objective, alpha_tv=0.0, alpha_l2=0.0)},
+        "no_flips": {"schedules": (replace(schedule, flip=False),)},
+        "no_clipping": {"schedules": (replace(schedule, clip=False),)},
+        "no_first_layer": {"first_layer": 1.0},
+        "single_resolution": {"schedules": (single,)},
+    }
+    if name not in changes:
+        raise ValueError(f"unknown variant {name!r}; choose from {', '.join(VARIANTS)}")
+    if name not in ("deepinversion", "deepdream"):
+        settings = replace(settings, classes=settings.classes[: settings.compared])
+    return replace(settings, **changes[name])
+
+
+def variant_cell(study: Study, name: str, seed: int = 0) -> Cell:
+    """Images by one variant, and what their teacher and the other networks make of them.
+
+    Its samples are the images: DeepInversion's in full, after TILES snapshots of the first, others' at half the size.
+    """
+    settings = {"imagenet": variant(study.scale.imagenet, name)}
+    return Cell(f"imagenet--{name}", settings, partial(_variant_metrics, study, name, seed), seed)
+
+
+def _variant_metrics(study: Study, name: str, seed: int) -> dict:
+    settings = variant(study.scale.imagenet, name)
+    pool, pixels, seconds = _synthesised(study, settings, seed, VARIANTS[name])
+    metrics = {**_judged(study, settings, pixels, torch.tensor(settings.classes)), "seconds": seconds}
+    if name != "deepinversion":
+        return {**metrics, "samples": resampled(pixels, pixels.shape[-1] // 2)}
+    progress = load_tensors(pool.folder / PROGRESS, pool.card)[0]
+    snapshots = pool.recipe.teacher.preprocessing.to_pixels(progress["images"])
+    return {
+        **metrics,
+        "history": pool.history(0).tolist(),
+        "snapshots_after": progress["after"].tolist(),
+        "samples": torch.cat([snapshots, pixels]),
+    }
+
+
+def real_result(study: Study) -> dict | None:
+    """Real validation images of the same classes before the same networks; None with neither the cell nor images.
+
+    The cell keeps their mean colours, not the images: they are not ours to publish.
+    """
+    cell, settings = real_cell(study), study.scale.imagenet
+    there = study.has(cell) or imagenet_validation(study.data_folder, settings.classes) is not None
+    return study.result(cell) if there else None
+
+
+def real_cell(study: Study) -> Cell:
+    """What the networks make of real images, where there are any."""
+    settings = study.scale.imagenet
+    networks = [settings.teacher, *settings.judges, settings.scorer]
+    return Cell("imagenet--real", {"networks": networks, "classes": settings.classes}, partial(_real_metrics, study))
+
+
+def _real_metrics(study: Study) -> dict:
+    settings = study.scale.imagenet
+    real = imagenet_validation(study.data_folder, settings.classes)
+    return {**_judged(study, settings, real.pixels, real.labels), "colours": mean_colours(real.pixels)}
+
+
+def _synthesised(study: Study, settings: ImageNet, seed: int, label: str) -> tuple[ImagePool, Tensor, float]:
+    """A pool of batches, one image a class, its pixels (N, 3, H, W), uint8, and the seconds that they took.
+
+    Goes on from the last finished batch. The pool's folder also holds a contact sheet, PNG files, and PROGRESS.
+    """
+    teacher = imagenet_classifier(settings.teacher, study.device, study.precision)
+    parts = (settings.classes, settings.batch_size, settings.objective, settings.schedules, settings.first_layer)
+    pool = study.pool(Recipe(teacher, *parts, seed))
+    batches = -(-len(settings.classes) // settings.batch_size)
+    updates = [pool.recipe.schedule(index).updates() for index in range(batches)]
+    snapshots, pixels, seconds = Snapshots(updates[0]), [], 0.0
+    with bar(sum(updates), label) as progress:
+
+        def watch(index: int, done: int, images: Tensor) -> None:
+            progress.update()
+            if index == 0 and snapshots(done, images):
+                save_tensors(pool.folder / PROGRESS, snapshots.tensors(images.shape[-1]), pool.card)
+
+        for index in pool.fill(batches, watch):
+            progress.update(sum(updates[: index + 1]) - progress.n)
+            batch = pool.load(index)
+            pixels.append(teacher.preprocessing.to_pixels(batch.images))
+            seconds += batch.seconds
+            save_pictures(
+                pool.folder / "images", pixels[-1], batch.labels, IMAGENET_CLASSES, index * settings.batch_size
+            )
+            save_contact_sheet(pool.folder / "contact.png", torch.cat(pixels))
+    return pool, torch.cat(pixels)[: len(settings.classes)], seconds
+
+
+class Snapshots:
+    """TILES copies of a batch's first image along its updates, close together at first; true once it has them all."""
+
+    def __init__(self, updates: int):
+        self.after = [max(1, round(updates * (tile / TILES) ** 2)) for tile in range(1, TILES + 1)]
+        self.images: list[Tensor] = []
+
+    def __call__(self, done: int, images: Tensor) -> bool:
+        self.images += [images[:1].detach().float().clone()] * self.after.count(done)
+        return done == self.after[-1]
+
+    def tensors(self, size: int) -> dict[str, Tensor]:
+        """The numbers of updates, and the images at one resolution."""
+        images = torch.cat([F.interpolate(image, size) for image in self.images])
+        return {"after": torch.tensor(self.after), "images": images}
+
+
+def _judged(study: Study, settings: ImageNet, pixels: Tensor, labels: Tensor) -> dict:
+    """What teacher and judges name each image, their top-1 in percent, and the Inception Score; or why one can't."""
+    found: dict = {"top1": {}, "named": {}, "not_run": {}}
+    for name in dict.fromkeys((settings.teacher, *settings.judges, settings.scorer)):
+        try:
+            network = imagenet_classifier(name, study.device)
+        except Unreachable as error:
+            found["not_run"][name] = str(error)
+            continue
+        logits = network.logits(pixels)
+        found["top1"][name] = top1(logits, labels)
+        found["named"][name] = logits.argmax(1).tolist()
+        if name == settings.scorer:
+            found["inception_score"] = inception_score(logits)
+    return found
+
+
+def mean_colours(images: Tensor) -> list[list[float]]:
+    """Mean of each channel of each image (N, 3, H, W), uint8: N times 3 numbers, 0 to 255."""
+    return images.float().mean((2, 3)).tolist()
+
+
+def colours_by_class(colours: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str]) -> pd.DataFrame:
+    """Mean colours of several sets of images, one a class: a row a class and channel, a column a set."""
+    frame = pd.DataFrame([(name, channel) for name in names for channel in ("red", "green", "blue")])
+    frame.columns = ["class", "channel"]
+    return frame.assign(**{kind: [value for colour in found for value in colour] for kind, found in colours.items()})

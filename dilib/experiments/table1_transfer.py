@@ -1,0 +1,197 @@
+"""Sec. 4.1: students taught by each method (Table 1, Fig. 4), and what its images show (Fig. 3)."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dilib import networks
+from dilib.artifacts import digest, fingerprint, plain
+from dilib.baselines.dafl import distill_with_generator
+from dilib.classifier import Classifier
+from dilib.distillation import distill
+from dilib.evaluation import accuracy_by_class
+from dilib.experiments.teachers import (
+    fresh_network,
+    load_teacher,
+    teacher_cell,
+    teacher_settings,
+    train_sample,
+)
+from dilib.feature_statistics import FeatureStatistics
+from dilib.inversion import Objective
+from dilib.pool import ImagePool
+from dilib.progress import counted
+from dilib.recipe import Recipe, Rival
+from dilib.rounds import Run
+from dilib.study.cells import TILES, Cell, Study
+
+METHODS = {  # in the paper's words
+    "noise": "Noise (L)",
+    "deepdream": "DeepDream (+R_prior)",
+    "deepinversion": "DeepInversion (+R_feature)",
+    "adaptive": "Adaptive DeepInversion (+R_compete)",
+    "dafl": "DAFL",
+}
+BATCHNORM = "batchnorm"
+Pair = tuple[str, str]  # teacher and student, by name
+
+
+def student_cell(study: Study, pair: Pair, method: str, seed: int = 0) -> Cell:
+    """A fresh student taught by one method: top-1 on real images, and accuracies along the way (Fig. 4)."""
+    name, settings = "--".join(("transfer", *pair, method)), student_settings(study, pair, method)
+    taught = _taught_by_generator if method == "dafl" else partial(taught_by_inversion, method=method)
+    return Cell(name, settings, partial(taught, study, pair, settings=settings, seed=seed), seed)
+
+
+def recognition_cell(study: Study, teacher: str, method: str, seed: int = 0) -> Cell:
+    """What networks that did not make them name in a method's first batch of images, or in "real" test images.
+
+    "by_class" has, for each other network of the study, the percentage named right of each class.
+    """
+    judges = [name for name in study.scale.teachers if name != teacher]
+    settings = {"judges": {judge: teacher_settings(study, judge) for judge in judges}}
+    if method != "real":
+        settings |= _images_settings(study, teacher, method, BATCHNORM)
+    return Cell(
+        f"recognition--{teacher}--{method}",
+        settings,
+        partial(_recognition_metrics, study, teacher, method, judges, seed),
+        seed,
+    )
+
+
+def _recognition_metrics(study: Study, teacher: str, method: str, judges: list[str], seed: int) -> dict:
+    if method == "real":
+        images, labels = study.test
+    else:
+        batch = plain_pool(study, load_teacher(study, teacher), method, BATCHNORM, seed).batch(0)
+        images, labels = batch.images, batch.labels
+    return {"by_class": {judge: accuracy_by_class(load_teacher(study, judge), images, labels) for judge in judges}}
+
+
+def objective_of(study: Study, teacher: str, method: str) -> Objective:
+    """The loss weights of a method at the study's scale."""
+    objective = study.scale.objective[teacher]
+    return objective if method == "adaptive" else getattr(objective, method)()
+
+
+def student_settings(study: Study, pair: Pair, method: str, statistics: int | str = BATCHNORM) -> dict:
+    """Everything but the seed that a student's accuracy depends on."""
+    scale, (teacher, student) = study.scale, pair
+    settings = {
+        "teacher": teacher_settings(study, teacher),
+        "student": {"network": student, "width": scale.widths[student]},
+        "method": method,
+    }
+    if method == "dafl":
+        return plain({**settings, "generator": scale.dafl})
+    settings |= _images_settings(study, teacher, method, statistics)
+    settings["distillation"] = scale.distillation[pair]
+    if method == "adaptive":
+        settings["adaptive_after"] = scale.adaptive_after
+    return plain(settings)
+
+
+def _images_settings(study: Study, teacher: str, method: str, statistics: int | str) -> dict:
+    return {
+        "teacher": teacher_settings(study, teacher),
+        "objective": objective_of(study, teacher, method),
+        "schedule": study.scale.schedule[teacher],
+        "batch_size": study.scale.batch_size,
+        "statistics": statistics,
+    }
+
+
+def taught_by_inversion(
+    study: Study, pair: Pair, *, method: str, settings: dict, seed: int, statistics: int | str = BATCHNORM
+) -> dict:
+    """The metrics of a student taught on images that are made as it learns.
+
+    `statistics` is BATCHNORM, or the number of real images that feature statistics are measured on (Table 8).
+    """
+    teacher, student = load_teacher(study, pair[0]), fresh_network(study, pair[1], seed=seed + 1)
+    plain_method = "deepinversion" if method == "adaptive" else method
+    pool = plain_pool(study, teacher, plain_method, statistics, seed)
+    if method == "adaptive":
+        pool = _adaptive_pool(study, pool, student, settings)
+    distillation = study.scale.distillation[pair]
+    with counted(distillation.rounds, f"{pair_name(pair)}, {method}, seed {seed}") as on_round:
+        run = _run(study, teacher, settings, seed, on_round)
+        history = distill(teacher, student, pool.batch, study.test, distillation, run)
+    # Competition shows in the last batch; without it, the one batch that starts from noise alone shows the method best.
+    shown = pool.batch(distillation.rounds - 1 if method == "adaptive" else 0)
+    return {
+        "top1": history["student_on_test"][-1],
+        "teacher_top1": study.result(teacher_cell(study, pair[0]))["metrics"]["top1"],
+        "images": distillation.rounds * study.scale.batch_size,
+        "updates": study.scale.schedule[pair[0]].updates(distillation.rounds),
+        "seconds": sum(history.pop("seconds")),
+        "history": history,
+        "samples": by_class(teacher.preprocessing.to_pixels(shown.images), shown.labels, len(study.data.classes)),
+    }
+
+
+def plain_pool(study: Study, teacher: Classifier, method: str, statistics: int | str, seed: int) -> ImagePool:
+    """Images that do not depend on a student, which all students of a teacher share."""
+    measured = None
+    if statistics != BATCHNORM:
+        measured = FeatureStatistics.from_images(teacher.network, train_sample(study, statistics, seed)[0])
+    recipe = Recipe(
+        teacher,
+        tuple(range(len(study.data.classes))),
+        study.scale.batch_size,
+        objective_of(study, teacher.name, method),
+        (study.scale.schedule[teacher.name],),
+        seed=seed,
+        shuffled=True,
+        statistics=measured,
+    )
+    return study.pool(recipe)
+
+
+def _adaptive_pool(study: Study, before: ImagePool, student: nn.Module, settings: dict) -> ImagePool:
+    """Images that compete with a student as it is when they are made, after the first, plain batches."""
+    objective = study.scale.objective[before.recipe.teacher.name]
+    recipe = replace(before.recipe, objective=objective, rival=Rival(settings, lambda: student))
+    return study.pool(recipe, before, study.scale.adaptive_after)
+
+
+def _taught_by_generator(study: Study, pair: Pair, *, settings: dict, seed: int) -> dict:
+    teacher, student = load_teacher(study, pair[0]), fresh_network(study, pair[1], seed=seed + 1)
+    dafl = study.scale.dafl
+    with counted(dafl.student.rounds, f"{pair_name(pair)}, dafl, seed {seed}") as on_round:
+        run = _run(study, teacher, settings, seed, on_round)
+        generator, history = distill_with_generator(teacher, student, study.test, dafl, run)
+    with torch.no_grad():
+        random = torch.Generator().manual_seed(seed)
+        images = generator(torch.randn(500, dafl.latents, generator=random).to(study.device))
+        labels = teacher.network(images).argmax(1)
+    return {
+        "top1": history["student_on_test"][-1],
+        "teacher_top1": study.result(teacher_cell(study, pair[0]))["metrics"]["top1"],
+        "seconds": sum(history.pop("seconds")),
+        "history": history,
+        "samples": by_class(teacher.preprocessing.to_pixels(images), labels, len(study.data.classes)),
+    }
+
+
+def _run(study: Study, teacher: Classifier, settings: dict, seed: int, on_round) -> Run:
+    card = {"settings": settings, "seed": seed, "teacher_weights": fingerprint(teacher.network)}
+    path = study.artifacts / "students" / f"{digest(settings)}-seed{seed}.safetensors"
+    return Run(seed, path, card, on_round)
+
+
+def pair_name(pair: Pair) -> str:
+    """The pair in print, as the columns of Table 1 have it."""
+    return " to ".join(map(networks.title, pair))
+
+
+def by_class(images: Tensor, labels: Tensor, classes: int, rows: int = 2) -> Tensor:
+    """`rows` rows of TILES images, uint8, one column a class; black where a class has no further image."""
+    sheet = images.new_zeros(rows, TILES, *images.shape[1:])
+    for label in range(min(classes, TILES)):
+        found = images[labels == label][:rows]
+        sheet[: len(found), label] = found
+    return sheet.flatten(0, 1)

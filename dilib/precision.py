@@ -1,0 +1,49 @@
+"""The precision that networks compute in: an argument everywhere, measured once as a default."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dilib.timing import one_thread, processor_seconds
+
+
+def fastest(device: torch.device) -> torch.dtype:
+    """bfloat16 where a short timing shows that the hardware gains clearly from it, else float32.
+
+    It takes milliseconds, but two timings may differ: ask once, and pass the answer on.
+    """
+    works = {dtype: _convolution(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    best = dict.fromkeys(works, float("inf"))
+    with one_thread():
+        for _ in range(6):
+            for dtype, work in works.items():
+                best[dtype] = min(best[dtype], processor_seconds(work, device))
+    return torch.bfloat16 if best[torch.bfloat16] * 1.5 < best[torch.float32] else torch.float32
+
+
+def _convolution(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
+    images = torch.ones(64, 64, 16, 16, device=device).to(dtype, memory_format=torch.channels_last)
+    weight = torch.ones(64, 64, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+    return lambda: F.conv2d(images, weight, padding=1).sum().item()
+
+
+def name(dtype: torch.dtype) -> str:
+    """As it stands in cards and cells: "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def named(text: str) -> torch.dtype:
+    """What `name` was given. Raises ValueError for anything but float32 and bfloat16."""
+    known = {name(dtype): dtype for dtype in (torch.float32, torch.bfloat16)}
+    if text not in known:
+        raise ValueError(f"unknown precision {text!r}; choose from {', '.join(known)}")
+    return known[text]
+
+
+def autocast_logits(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Logits (N, K), fp32, of images (N, C, H, W) from a forward pass in `dtype`; weights and gradients stay fp32."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        return network(images).float()

@@ -1,0 +1,1 @@
+"""The frame of a study: scales, cells, and what is written from them."""

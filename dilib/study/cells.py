@@ -1,0 +1,221 @@
+"""A study: a scale on a data set, the cells that it is made of, and where its files live."""
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import make_grid
+
+from dilib import data
+from dilib.artifacts import digest, plain, write_atomically
+from dilib.data import Data
+from dilib.pool import ImagePool
+from dilib.precision import fastest
+from dilib.precision import name as name_of
+from dilib.provenance import commit, default_device, provenance
+from dilib.recipe import Recipe
+from dilib.study.scales import SCALES, Scale, check_scale, scale_for
+from dilib.study.workers import side_by_side
+
+TILES = 10  # sample images in a row of a cell's PNG
+
+_load = lru_cache(data.load)  # once a process, whichever studies ask
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One unit of work with a result: a table entry for one seed.
+
+    `work` returns the cell's metrics by name. An entry "samples", uint8 images (N, C, H, W), goes to a PNG beside the
+    JSON; an entry "seconds" counts work that was done before an interruption, or for other cells first, too.
+    """
+
+    name: str
+    settings: dict
+    work: Callable[[], dict]
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """A scale on a data set, its folders, and how it computes: on which device, in which precision, how many at a time.
+
+    With `half`, a study on these classes of the data set alone, with teachers of its own.
+    """
+
+    scale: Scale
+    dataset: str
+    place: Path
+    results: Path
+    artifacts: Path
+    data_folder: Path
+    device: torch.device
+    precision: torch.dtype
+    commit: str
+    jobs: int
+    half: tuple[int, ...] = ()
+
+    @classmethod
+    def open(
+        cls,
+        scale: str,
+        dataset: str | None = None,
+        results: Path | str = "results",
+        artifacts: Path | str = "artifacts",
+        precision: torch.dtype | None = None,
+    ) -> "Study":
+        """Check both names and set the machine up; nothing is computed yet.
+
+        `dataset` defaults to the scale's own, `precision` to what is fastest here. Raises ValueError for an unknown
+        name, or a folder that can't be written to.
+
+        Example:
+            >>> study = Study.open("smoke", "digits")
+        """
+        check_scale(scale)
+        dataset = dataset or SCALES[scale].dataset
+        data.check_name(dataset)
+        device, place = default_device(), Path(scale) / data.slug(dataset)
+        # Denormal numbers, common in vanishing gradients, slow a CPU down many times.
+        torch.set_flush_denormal(True)
+        study = cls(
+            scale=scale_for(scale, dataset),
+            dataset=dataset,
+            place=place,
+            results=Path(results) / place,
+            artifacts=Path(artifacts) / place,
+            data_folder=Path(artifacts) / "data",
+            device=device,
+            precision=precision or fastest(device),
+            commit=commit(),
+            jobs=torch.get_num_threads() if device.type == "cpu" else 1,
+        )
+        for folder in (study.results / "cells", study.artifacts):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"can't write to {folder} ({error.strerror}); choose another folder") from error
+        return study
+
+    def with_scale(self, **changes) -> "Study":
+        """The same study with other settings in some fields of its scale."""
+        return replace(self, scale=replace(self.scale, **changes))
+
+    def on_half(self, classes: Iterable[int]) -> "Study":
+        """The study on these classes of its data set, with teachers of its own."""
+        place = self.place.with_name(f"{self.place.name}-half")
+        return replace(self, half=tuple(classes), place=place, artifacts=self.artifacts / "half")
+
+    @property
+    def data(self) -> Data:
+        """The data set, loaded on first use."""
+        whole = _load(self.dataset, self.data_folder)
+        return data.of_classes(whole, self.half, "old") if self.half else whole
+
+    @property
+    def test(self) -> tuple[Tensor, Tensor]:
+        """The test split, normalised, with its labels, on the study's device."""
+        split = self.data.test
+        return self.data.preprocessing.normalise(split.pixels).to(self.device), split.labels.to(self.device)
+
+    def result(self, cell: Cell) -> dict:
+        """The finished cell: read from results while its settings are unchanged, else made now.
+
+        Another process that wants the same cell waits for it.
+        """
+        path, settings = self._path(cell.name, cell.seed), self._settings(cell)
+        with self.lock(path.stem):
+            if (found := _read(path, settings)) is not None:
+                return found
+            started = time.perf_counter()
+            metrics = cell.work()
+            seconds = metrics.pop("seconds", time.perf_counter() - started)
+            samples = metrics.pop("samples", None)
+            if samples is not None:
+                write_atomically(path.with_suffix(".png"), _as_sheet(samples))
+            content = {
+                "name": cell.name,
+                "title": data.title(self.dataset),
+                "seed": cell.seed,
+                "metrics": plain(metrics),
+                "settings": settings,
+                "seconds": round(seconds, 1),
+                **provenance(self.device),
+                "precision": name_of(self.precision),
+                "commit": self.commit,
+                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            }
+            write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+            return _read(path, settings)
+
+    def run(self, cells: Iterable[Cell], jobs: int | None = None) -> list[dict]:
+        """The finished cells, in order; those that are not there yet are made side by side first.
+
+        So many at a time as `jobs` says, by default the study's own number; 1 for cells that take no time, or are
+        timed.
+        """
+        cells = list(cells)
+        missing = [cell for cell in cells if not self.has(cell)]
+        side_by_side([partial(self.result, cell) for cell in missing], jobs or self.jobs)
+        return [self.result(cell) for cell in cells]
+
+    def finished(self, cell: Cell) -> list[dict]:
+        """What there is of the cell, for every seed, with these settings."""
+        settings = self._settings(cell)
+        paths = sorted((self.results / "cells").glob(f"{cell.name}--seed*.json"))
+        return [found for path in paths if (found := _read(path, settings)) is not None]
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the cell is there, with these settings."""
+        return _read(self._path(cell.name, cell.seed), self._settings(cell)) is not None
+
+    def samples(self, finished: dict) -> Tensor:
+        """The sample images, uint8 (N, C, H, W), that were saved with a finished cell; black ones may follow."""
+        with Image.open(self._path(finished["name"], finished["seed"]).with_suffix(".png")) as image:
+            sheet = pil_to_tensor(image)
+        side = sheet.shape[2] // TILES
+        return sheet.unflatten(2, (TILES, side)).unflatten(1, (-1, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
+
+    def pool(self, recipe: Recipe, before: ImagePool | None = None, first: int = 0) -> ImagePool:
+        """The recipe's pool among the study's artifacts; the batches before number `first` are those of `before`."""
+        return ImagePool(self.artifacts / "pools" / digest(recipe.card), recipe, before, first)
+
+    def lock(self, name: str) -> FileLock:
+        """Held by one process at a time, and let go when that process dies."""
+        folder = self.artifacts / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{name}.lock")
+
+    def _settings(self, cell: Cell) -> dict:
+        return plain({"dataset": self.place.name, **cell.settings})
+
+    def _path(self, name: str, seed: int) -> Path:
+        return self.results / "cells" / f"{name}--seed{seed}.json"
+
+
+def _read(path: Path, settings: dict) -> dict | None:
+    try:
+        cell = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return cell if cell.get("settings") == settings else None
+
+
+def _as_sheet(images: Tensor) -> bytes:
+    """uint8 images (N, C, H, W) as a PNG with TILES of them a row, the last row filled up with black."""
+    whole_rows = F.pad(images.cpu(), (0, 0, 0, 0, 0, 0, 0, -len(images) % TILES))
+    grid = make_grid(whole_rows, nrow=TILES, padding=0)[: images.shape[1]]  # which it makes three channels of
+    encoded = io.BytesIO()
+    to_pil_image(grid).save(encoded, "png", optimize=True)
+    return encoded.getvalue()

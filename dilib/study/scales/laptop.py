@@ -1,0 +1,156 @@
+"""The default of `make reproduce`: two CPU cores and two hours, with networks a quarter or an eighth as wide."""
+
+from dataclasses import replace
+
+from dilib.baselines.dafl import GeneratorSettings
+from dilib.baselines.gan import GanSettings
+from dilib.compression.pruning import PruningSettings
+from dilib.continual.extension import ExtensionSettings
+from dilib.distillation import DistillationSettings, PoolSettings
+from dilib.inversion import Objective, Schedule
+from dilib.study.scales.settings import (
+    FOLDED_LR,
+    PAIRS,
+    TEACHERS,
+    Compression,
+    Continual,
+    FromScratch,
+    Frontier,
+    Growth,
+    ImageNet,
+    Quantization,
+    Scale,
+    Sources,
+    Statistics,
+)
+from dilib.training import TrainingSettings
+
+# ResNet-34's images need more updates than a warm start leaves them.
+SCHEDULE = Schedule(stages=((32, 120),), lr=0.25, decay="cosine", jitter=4, clip=True)
+WARM = replace(SCHEDULE, stages=((32, 200),), warm_start=0.9, warm_updates=40)
+
+
+def _taught(rounds: int, updates: int) -> DistillationSettings:
+    return DistillationSettings(
+        rounds=rounds, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4
+    )
+
+
+def _on_pool(rounds: int, updates: int, mixup: float = 0.0) -> PoolSettings:
+    return PoolSettings(rounds, updates, batch_size=128, lr=0.2, decay="linear", shift=4, mixup=mixup)
+
+
+def _tuning(rounds: int, updates: int) -> PoolSettings:
+    return PoolSettings(rounds, updates, batch_size=128, lr=0.05, decay="linear", temperature=5.0, shift=4)
+
+
+# Goldfish, balloon, scorpion, school bus, flamingo, acoustic guitar, tiger, fire engine, bald eagle, tennis ball,
+# macaw, sports car; ostrich, traffic light, loggerhead, zebra, peacock, giant panda, hummingbird, tabby, king penguin,
+# golden retriever, bee, monarch.
+CLASSES = (1, 417, 71, 779, 130, 402, 292, 555, 22, 852, 88, 817)
+CLASSES += (9, 920, 33, 340, 84, 388, 94, 281, 145, 207, 309, 323)
+LITE_IMAGENET = ImageNet(
+    teacher="efficientnet_lite0",
+    judges=("efficientnet_lite1", "efficientnet_lite2"),
+    scorer="efficientnet_lite2",
+    classes=CLASSES,
+    batch_size=12,
+    objective=Objective(alpha_tv=0.04, alpha_l2=0.0, alpha_f=1e-3, alpha_c=0.0),
+    first_layer=10.0,
+    schedules=(Schedule(stages=((56, 400), (112, 300), (224, 90)), lr=0.2, decay="cosine", jitter=30, clip=True),),
+    compared=12,
+)
+LITE_CONTINUAL = Continual(
+    networks=("efficientnet_lite0",),
+    added=("flowers102",),
+    roles=("second",),
+    size=160,
+    batch_size=20,
+    schedule=Schedule(stages=((80, 120), (160, 40)), lr=0.2, decay="cosine", jitter=20, clip=True),
+    extension=ExtensionSettings(
+        updates=300, batch_size=32, images_per_class=1, lr=3.0, shift=8, trained=("_conv_head", "_fc")
+    ),
+    binary=TrainingSettings(epochs=2, batch_size=50, lr=0.002, shift=8),
+    objective=Objective(alpha_tv=0.1, alpha_l2=0.0, alpha_f=3e-3, alpha_c=0.0),
+    methods=("lwf_mc", "deepinversion", "oracle_distill"),
+)
+
+SCALE = Scale(
+    name="laptop",
+    dataset="fashion_mnist",
+    widths={"vgg11_bn": 1 / 4, "resnet18": 1 / 8, "resnet34": 1 / 8},
+    training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=4)),
+    batch_size=256,
+    # R_feature sums over layers, of which the ResNets have more.
+    objective={
+        "vgg11_bn": Objective(alpha_tv=1e-2, alpha_f=1.0, alpha_c=30.0),
+        "resnet34": Objective(alpha_tv=1e-2, alpha_f=0.5, alpha_c=30.0),
+        "resnet18": Objective(alpha_tv=1e-2, alpha_f=0.5, alpha_c=30.0),
+    },
+    schedule={"vgg11_bn": WARM, "resnet34": SCHEDULE},
+    distillation=dict(zip(PAIRS, (_taught(14, 100), _taught(14, 110), _taught(6, 180)), strict=True)),
+    dafl=GeneratorSettings(
+        student=DistillationSettings(rounds=12, updates=50, batch_size=128, lr=0.2, decay="linear", temperature=20.0),
+        width=32,
+    ),
+    statistics=Statistics((1, 10, 100, 1000), _taught(10, 100)),
+    frontier=Frontier((20, 40, 80), (160,), _taught(6, 100)),
+    growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
+    imagenet=LITE_IMAGENET,
+    sources=Sources(
+        proxy="photographs",
+        gan=GanSettings(rounds=12, updates=250),
+        schedule=dict.fromkeys(TEACHERS, SCHEDULE) | {"vgg11_bn": replace(SCHEDULE, stages=((32, 250),))},
+    ),
+    from_scratch=FromScratch(
+        teacher="vgg11_bn",
+        images=4000,
+        fewer=(500, 1500),
+        short=_on_pool(2, 500),
+        long=_on_pool(10, 400, mixup=1.0),
+        rounds=(2, 5),
+    ),
+    continual=Continual(
+        networks=("vgg11_bn", "resnet18"),
+        added=("digits", "photographs_grey"),
+        old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
+        schedule=SCHEDULE,
+        extension=ExtensionSettings(updates=250, images_per_class=64, lr=0.5, decay_at=(0.6, 0.8)),
+        binary=TrainingSettings(epochs=1, lr=0.05),
+    ),
+    continual_imagenet=LITE_CONTINUAL,
+    compression=Compression(
+        network="resnet18",
+        ranking=PruningSettings(filters=16, group=2, batches=4, batch_size=128),
+        eta=3.0,
+        batch=64,
+        steps=33,
+        checked=30,
+        shares=(0.2, 0.5),
+        budgets=(0.95, 0.9, 0.8, 0.7, 0.6),
+        fractions=(0.1, 0.2, 0.3, 0.4, 0.5),
+        images=1024,
+        adaptive=256,
+        alpha_c=30.0,
+        tuning=_tuning(2, 130),
+        brief=_tuning(1, 130),
+    ),
+    quantization=Quantization("resnet18", (8, 4, 3), 256, 1024, replace(_tuning(1, 130), lr=FOLDED_LR)),
+    adaptive_after=2,
+)
+
+EASY = ("digits", "fashion_mnist")  # small things on black ground
+# Natural images take teachers three times as long and students more, and more varied, images: each batch is made from
+# noise. Where a network takes 16×16 images (VGG-11-BN halves 32 five times), they begin so: in large shapes first.
+# The paper's weight of competition leaves images that the teacher still names.
+NATURAL = replace(
+    SCALE,
+    training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=12)),
+    objective={name: replace(found, alpha_c=10.0) for name, found in SCALE.objective.items()},
+    schedule={
+        "vgg11_bn": replace(SCHEDULE, stages=((32, 80),)),
+        "resnet34": replace(SCHEDULE, stages=((16, 120), (32, 60))),
+    },
+    distillation=dict(zip(PAIRS, (_taught(20, 100), _taught(20, 80), _taught(14, 120)), strict=True)),
+    continual=replace(SCALE.continual, added=("digits", "photographs"), old=(0, 1, 3, 5, 8)),
+)

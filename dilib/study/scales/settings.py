@@ -1,0 +1,194 @@
+"""What a scale sets, experiment by experiment."""
+
+from dataclasses import dataclass, field
+
+from dilib.baselines.dafl import GeneratorSettings
+from dilib.baselines.gan import GanSettings
+from dilib.compression.pruning import PruningSettings
+from dilib.continual.extension import METHODS, ExtensionSettings
+from dilib.distillation import DistillationSettings, PoolSettings
+from dilib.inversion import Objective, Schedule
+from dilib.training import TrainingSettings
+
+PAIRS = (("vgg11_bn", "vgg11_bn"), ("vgg11_bn", "resnet18"), ("resnet34", "resnet18"))  # teacher, student: Table 1
+
+TEACHERS = ("vgg11_bn", "resnet34", "resnet18")  # Table 1 starts from the first two
+
+FOLDED_LR = 1e-3  # without BatchNorm, which quantisation folds away, higher rates diverge
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Table 8: numbers of real images that feature statistics are measured on, and how its students are taught."""
+
+    images: tuple[int, ...]
+    student: DistillationSettings
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Mean updates a batch that are compared, and how the students, of Table 1's first pair, are taught.
+
+    `more_updates` are for the paper's kind of schedule alone.
+    """
+
+    updates: tuple[int, ...]
+    more_updates: tuple[int, ...]
+    student: DistillationSettings
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A torchvision network, the numbers of images and resolutions that it is timed at, and two ways through ours.
+
+    `single` and `multi` are (resolution, updates) stages for 32×32 images, in the paper's proportions of 20 to 2 + 1.
+    """
+
+    network: str
+    images: tuple[int, ...]
+    sizes: tuple[int, ...]
+    single: tuple[tuple[int, int], ...]
+    multi: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where fixed sets of images come from: a proxy data set, a GAN, and a teacher's dreams by its schedule."""
+
+    proxy: str
+    gan: GanSettings
+    schedule: dict[str, Schedule]  # by teacher
+
+
+@dataclass(frozen=True)
+class FromScratch:
+    """Sec. 4.4: the `teacher`'s own architecture taught from scratch on a fixed pool of `images`.
+
+    Compared, too: `fewer` images, and a long schedule (with mixup) cut to so many of its `rounds`.
+    """
+
+    teacher: str
+    images: int
+    fewer: tuple[int, ...]
+    short: PoolSettings
+    long: PoolSettings
+    rounds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Continual:
+    """Sec. 4.5: the networks (of Table 7, and of Table 11) that data sets are added to, and how.
+
+    Images have `size` pixels a side; dreamt ones are made `batch_size` at a time by `schedule`, with `objective` or, if
+    that is None, the network's usual one. `binary` fine-tunes for LwF.MC. An added data set plays the paper's "first"
+    (CUB) or "second" (Flowers). For the paper's limitation the base data set is split: `old` classes, and others that
+    resemble them.
+    """
+
+    networks: tuple[str, ...]
+    added: tuple[str, ...]
+    schedule: Schedule
+    extension: ExtensionSettings
+    binary: TrainingSettings
+    objective: Objective | None = None
+    old: tuple[int, ...] = ()
+    roles: tuple[str, ...] = ("first", "second")
+    size: int = 32
+    batch_size: int = 256
+    methods: tuple[str, ...] = tuple(METHODS)
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Sec. 4.3: the network whose filters are removed, and how accuracy is regained.
+
+    Removed are `shares` of the filters (Table 4) and other `fractions` (Table 10), or filters until `budgets` of the
+    latency are left (Table 9); `eta` weighs latency where that counts. Latencies are of batches of `batch` images, from
+    a table of `steps` numbers of channels, checked on as many networks as `checked` says. From each source come
+    `images`, and `adaptive` more in each adaptive round, competing with weight `alpha_c`; `tuning` teaches the pruned
+    network, `brief` does so for Table 9 and between rounds.
+    """
+
+    network: str
+    ranking: PruningSettings
+    eta: float
+    batch: int
+    steps: int
+    checked: int
+    shares: tuple[float, ...]
+    budgets: tuple[float, ...]
+    fractions: tuple[float, ...]
+    images: int
+    adaptive: int
+    alpha_c: float
+    tuning: PoolSettings
+    brief: PoolSettings
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Sec. 5: the network put on so many `bits`, with ranges set on `calibrating` images, and tuned on `images`."""
+
+    network: str
+    bits: tuple[int, ...]
+    calibrating: int
+    images: int
+    tuning: PoolSettings
+
+
+@dataclass(frozen=True)
+class ImageNet:
+    """Sec. 4.2: which network images are made from, which ones judge them, and how: one for each entry of `classes`.
+
+    `scorer` classifies for the Inception Score. `first_layer` is the weight of the first BatchNorm layer. Batches take
+    turns with the `schedules`. Variants for comparison are made of the first `compared` classes.
+    """
+
+    teacher: str
+    judges: tuple[str, ...]
+    scorer: str
+    classes: tuple[int, ...]
+    batch_size: int
+    objective: Objective
+    first_layer: float
+    schedules: tuple[Schedule, ...]
+    compared: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """All sizes of a study. Networks go by name; `widths` are shares of the published ones'."""
+
+    name: str
+    dataset: str
+    widths: dict[str, float]
+    training: dict[str, TrainingSettings]
+    batch_size: int
+    schedule: dict[str, Schedule]  # by teacher
+    distillation: dict[tuple[str, str], DistillationSettings]  # by teacher and student
+    dafl: GeneratorSettings
+    statistics: Statistics
+    frontier: Frontier
+    growth: Growth
+    imagenet: ImageNet
+    sources: Sources
+    from_scratch: FromScratch
+    continual: Continual
+    continual_imagenet: Continual
+    compression: Compression
+    quantization: Quantization
+    objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
+    adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The networks that experiments start from, by name."""
+        pruned, quantized = self.compression.network, self.quantization.network
+        used = {
+            *(teacher for teacher, _ in PAIRS),
+            self.from_scratch.teacher,
+            *self.continual.networks,
+            pruned,
+            quantized,
+        }
+        return tuple(name for name in TEACHERS if name in used)

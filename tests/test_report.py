@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dilib.commands import overview, report
+from dilib.study.paper import CLAIMS, EXPERIMENTS
+from dilib.study.tables import NOT_RUN
+
+ROOT = Path(__file__).parent.parent
+COLUMNS = ["table", "row", "column", "metric", "ours", "ours_std", "seeds", "paper"]
+
+
+def study(results, place, title, verdicts, seeds):
+    """A study's results as its notebooks would leave them: one cell, one table, claims."""
+    folder = results / place
+    (folder / "cells").mkdir(parents=True)
+    cell = {"name": "teacher", "title": title, "seconds": 90.0, "device": "a CPU, 2 threads", "commit": "abc"}
+    (folder / "cells" / "teacher--seed0.json").write_text(json.dumps(cell))
+    claims = pd.DataFrame({"statement": CLAIMS, "verdict": NOT_RUN, "evidence": ""}).rename_axis("claim")
+    for claim, verdict in verdicts.items():
+        claims.loc[claim, ["verdict", "evidence"]] = [verdict, f"measured in {title}"]
+    claims.reset_index().to_csv(folder / "claims.csv", index=False)
+    pd.DataFrame([["table1", "DAFL", "top-1", "top1", 50.0, 1.0, seeds, 92.22]], columns=COLUMNS).to_csv(
+        folder / "table1.csv", index=False
+    )
+    (folder / "table1.md").write_text(f"**Table 1.** Of {title}.\n")
+
+
+@pytest.fixture
+def results(tmp_path):
+    study(tmp_path, "laptop/digits", "Digits", {1: "confirmed", 3: "refuted"}, seeds=2)
+    study(tmp_path, "gpu/folder-mine", "My own (JPEG)", {1: "mixed"}, seeds=0)
+    study(tmp_path, "smoke/digits", "Digits of CI", {2: "confirmed"}, seeds=1)
+    return tmp_path
+
+
+def test_every_study_but_ci_s_is_in_the_report_under_its_own_name(results):
+    begin, end = report.marks("claims")
+    (results / "readme.md").write_text(
+        f"# Mine\n{begin}\nstale\n{end}\nkept\n{report.DIFFERENCES}\n- one thing\n## Citing\n"
+    )
+    assert report.main(["--results", str(results), "--readme", str(results / "readme.md")]) == 0
+    text = (results / "REPORT.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| 1. Noise"))
+    assert [field.strip() for field in line.split("|")[2:4]] == ["confirmed", "mixed"]  # laptop before gpu
+    assert "- My own (JPEG), gpu: **mixed**. measured in My own (JPEG)" in text
+    assert "of CI" not in text
+    assert "- one thing" in text
+    readme = (results / "readme.md").read_text()
+    assert line in readme
+    assert readme.startswith("# Mine\n")
+    assert "kept" in readme
+    assert "stale" not in readme
+    page = (results / "REPORT.html").read_text()
+    assert "<table>" in page
+    assert "My own (JPEG)" in page
+
+
+def test_an_experiment_without_numbers_counts_as_not_run(results):
+    found = overview.studies(results)
+    line = next(line for line in overview._experiments(found).splitlines() if "| Table 1 " in line)
+    assert "Digits, laptop" in line  # two seeds
+    assert "My own" not in line  # none
+    assert "`paper` scale has not been run" in overview._experiments(found)
+    assert "`gpu` scale" not in overview._experiments(found)
+
+
+def test_no_results_are_refused_in_one_line(tmp_path, capsys):
+    assert report.main(["--results", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: no results in {tmp_path}; run `make reproduce` first\n"
+
+
+def test_key_numbers_have_deviations_gaps_and_the_paper_s_beside_them(results):
+    row, column = "DeepInversion (+R_feature)", "VGG-11-BN to VGG-11-BN"
+    entries = [["table1", row, column, "top1", 84.93, 0.64, 3, 84.16], ["table1", "DAFL", column, "top1", 1, 1, 1, 2]]
+    pd.DataFrame(entries, columns=COLUMNS).to_csv(results / "laptop" / "digits" / "table1.csv", index=False)
+    lines = [[field.strip() for field in line.split("|")[1:-1]] for line in _key_numbers(results)]
+    assert lines[0] == ["top-1, %", "Digits, laptop", "the paper"]  # the other study has none of them
+    assert ["Student on DeepInversion's images", "84.9 ± 0.6", "84.2"] in lines
+    assert ["Half removed, tuned on real images", "", ""] in lines
+
+
+def _key_numbers(results):
+    return overview.key_numbers(overview.studies(results)).splitlines()
+
+
+@pytest.mark.parametrize("name", ["claims", "numbers"])
+def test_the_readme_s_summaries_are_those_of_the_committed_results(name):
+    begin, end = report.marks(name)
+    text = overview.summaries(overview.studies(ROOT / "results"))[name]
+    assert f"{begin}\n{text}\n{end}" in (ROOT / "README.md").read_text()
+
+
+def test_every_experiment_has_its_notebook():
+    assert [each.name for each in EXPERIMENTS if not (ROOT / "notebooks" / f"{each.notebook}.ipynb").exists()] == []
