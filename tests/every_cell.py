@@ -70,7 +70,7 @@ def _pruned(study):
     for pruning in dict.fromkeys([*table4_pruning.table4(study), *together, *by_loss]):
         yield pruned_networks.pruned_cell(study, pruning)
     for pruning in table4_pruning.table4(study):
-        yield from (table4_pruning.tuned_cell(study, pruning, source) for source in table4_pruning.SOURCES)
+        yield from (table4_pruning.tuned_cell(study, pruning, source) for source in table4_pruning.TUNING_SOURCES)
     for pruning in table4_pruning.table5(study).values():
         yield table4_pruning.tuned_cell(study, pruning, table4_pruning.tuned_by(pruning))
     yield from (table4_pruning.tuned_cell(study, pruning, "real", brief=True) for pruning in rankings)

@@ -8,7 +8,7 @@ import torch
 from dilib import networks
 from dilib.baselines.textbook import textbook
 from dilib.experiments import step_times
-from dilib.experiments.step_times import METHODS, Workload, measure, peak_memory
+from dilib.experiments.step_times import LOOPS, Workload, measure, peak_memory
 from dilib.inversion import Objective, Schedule, updates
 
 TINY = Workload("tiny", partial(networks.create, "vgg11_bn", 4, width=1 / 16), batch=8, size=32, classes=4)
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def test_rows_of_known_times(monkeypatch):
     """Ratios are taken within a turn, so a machine that slows down from turn to turn does not change them."""
-    times = dict.fromkeys(METHODS, (1.0, 2.0, 3.0)) | {"textbook": (4.0, 8.0, 12.0), "DeepInversion": (3.0, 2.5, 3.75)}
+    times = dict.fromkeys(LOOPS, (1.0, 2.0, 3.0)) | {"textbook": (4.0, 8.0, 12.0), "DeepInversion": (3.0, 2.5, 3.75)}
     monkeypatch.setattr(step_times, "peak_memory", lambda *arguments: None)
     monkeypatch.setattr(step_times, "step_seconds", lambda *arguments: times)
     rows = {row.method: row for row in measure(TINY, CPU, torch.float32)}
@@ -29,7 +29,7 @@ def test_rows_of_known_times(monkeypatch):
 
 def test_every_method_takes_every_turn():
     seconds = step_times.step_seconds(TINY, CPU, torch.float32, turns=2)
-    assert list(seconds) == list(METHODS)
+    assert list(seconds) == list(LOOPS)
     assert all(len(times) == 2 and min(times) > 0 for times in seconds.values())
 
 

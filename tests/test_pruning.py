@@ -12,7 +12,7 @@ from dilib import networks
 from dilib.classifier import Classifier, Preprocessing
 from dilib.compression import latency, pruning
 from dilib.compression.latency import Kind, LookupTable, Operator
-from dilib.compression.pruning import Coupled, Gates, PruningSettings, Target, coupled, gflops, prune, removed
+from dilib.compression.pruning import Coupled, Gates, PruningSettings, Target, coupled, prune, removed
 from dilib.networks import untrained_imagenet_network
 
 IMAGES = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -107,13 +107,6 @@ def test_filters_that_do_nothing_go_first_and_the_target_is_met():
     assert half.stopped == ""
 
 
-def test_a_share_of_flops_goes_by_the_counter():
-    whole, settings = network("resnet18"), PruningSettings(filters=8, group=2, batches=1)
-    found = prune(whole, endless(), settings, Target("flops", 0.3))
-    assert found.reached >= 0.3
-    assert gflops(whole.with_network(removed(whole, found.kept))) <= 0.7 * gflops(whole)
-
-
 def test_no_layer_is_emptied():
     found = prune(
         network("vgg11_bn"), endless(), PruningSettings(filters=64, group=4, batches=1), Target("filters", 0.99)
@@ -163,7 +156,7 @@ def test_the_first_groups_are_ranked_although_both_networks_still_agree():
     ("bad", "message"),
     [
         (lambda: Target("filters", 1.0), "a share of 1.0 filters can't be removed; choose one between 0 and 1"),
-        (lambda: Target("weights", 0.5), "target 'weights' is unknown; choose from filters, flops, latency"),
+        (lambda: Target("weights", 0.5), "target 'weights' is unknown; choose from filters, latency"),
         (lambda: Target("latency", -1), "a latency of -1 ms can't be reached"),
         (lambda: PruningSettings(loss="mse"), "loss 'mse' is unknown; choose from kl, ce"),
         (

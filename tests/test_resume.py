@@ -53,7 +53,7 @@ def test_kill_and_run_again(tmp_path, method):
     assert kills >= 2
     assert start(killed, method).wait() == 0
     assert metrics(killed, method) == metrics(undisturbed, method)
-    assert not list(killed.rglob("*.tmp"))[3:], "at most one temporary file a kill"
+    assert len(list(killed.rglob("*.tmp"))) <= kills, "at most one temporary file a kill"
 
 
 def test_another_machine_goes_on_with_what_is_carried_there(tmp_path):

@@ -19,7 +19,7 @@ from dilib import losses
 from dilib.classifier import Classifier, Frozen
 
 LOSSES = ("kl", "ce")
-TARGETS = ("filters", "flops", "latency")
+TARGETS = ("filters", "latency")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PruningSettings:
 
 @dataclass(frozen=True)
 class Target:
-    """Where pruning stops: a share of the "filters" or "flops" that is gone, in (0, 1), or a "latency" in ms."""
+    """Where pruning stops: at a share of the "filters" that is gone, in (0, 1), or at a "latency" in ms."""
 
     kind: str
     value: float
@@ -53,8 +53,8 @@ class Target:
     def __post_init__(self):
         if self.kind not in TARGETS:
             raise ValueError(f"target {self.kind!r} is unknown; choose from {', '.join(TARGETS)}")
-        if self.kind != "latency" and not 0 < self.value < 1:
-            raise ValueError(f"a share of {self.value} {self.kind} can't be removed; choose one between 0 and 1")
+        if self.kind == "filters" and not 0 < self.value < 1:
+            raise ValueError(f"a share of {self.value} filters can't be removed; choose one between 0 and 1")
         if self.value <= 0:
             raise ValueError(f"a latency of {self.value} ms can't be reached; choose one above 0")
 
@@ -185,13 +185,10 @@ def prune(
     if milliseconds is None and (target.kind == "latency" or settings.eta):
         raise ValueError("a latency target, or eta above 0, needs a look-up table of latencies; measure one first")
     gates, whole = Gates(classifier, coupled(classifier)), classifier.frozen()
-    before = gflops(classifier) if target.kind == "flops" else 0.0
 
     def reached() -> float:
         if target.kind == "filters":
             return 1 - _filters(gates.kept) / sum(group.filters for group in gates.kept)
-        if target.kind == "flops":
-            return 1 - gflops(classifier.with_network(removed(classifier, gates.kept))) / before
         return milliseconds(counts(gates.kept))
 
     def enough(value: float) -> bool:

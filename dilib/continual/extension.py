@@ -16,7 +16,7 @@ from dilib.feature_statistics import batchnorm_layers
 from dilib.precision import autocast_logits
 from dilib.training import augment, descend, sgd
 
-METHODS = {  # in the paper's words
+CONTINUAL_METHODS = {  # in the paper's words
     "lwf_mc": "LwF.MC",
     "deepdream": "DeepDream",
     "deepinversion": "DeepInversion",
@@ -53,7 +53,7 @@ class ExtensionSettings:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learnt, and by which of METHODS: `new` images, whose labels count on from the old classes.
+    """What is learnt, and by which of CONTINUAL_METHODS: `new` images, whose labels count on from the old classes.
 
     `memories` are images of old classes with their labels, dreamt or real; LwF.MC has none. Raises ValueError for an
     unknown method, or for memories where there should be none, or none where there should be some.
@@ -64,10 +64,10 @@ class Lesson:
     memories: Split | None = None
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; choose from {', '.join(METHODS)}")
+        if self.method not in CONTINUAL_METHODS:
+            raise ValueError(f"unknown method {self.method!r}; choose from {', '.join(CONTINUAL_METHODS)}")
         if (self.memories is None) != (self.method == "lwf_mc"):
-            raise ValueError(f"{METHODS[self.method]} {'takes no' if self.memories else 'needs'} memories")
+            raise ValueError(f"{CONTINUAL_METHODS[self.method]} {'takes no' if self.memories else 'needs'} memories")
 
 
 def extend(network: nn.Module, new: int, seed: int) -> nn.Module:

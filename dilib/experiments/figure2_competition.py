@@ -82,23 +82,23 @@ def compete(seed: int, precision: torch.dtype = torch.float32) -> ToyRun:
     teacher = fit(network(seed), *real, steps=800, seed=seed)
     maker = Classifier(teacher, PREPROCESSING, precision=precision)
 
-    def synthesise(objective: Objective, batch: int, student: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    def dreamt(objective: Objective, batch: int, student: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         labels = balanced_labels(BATCH_SIZE, CLASSES, seed + batch)
         made = invert(maker, labels, objective, SCHEDULE, student=student, seed=seed * 1000 + batch)
         return made.images.flatten(1), made.labels
 
-    first = synthesise(OBJECTIVE.deepinversion(), 0)
+    first = dreamt(OBJECTIVE.deepinversion(), 0)
     # Few points and few steps: an intermediate student, which knows a part of the distribution.
     known = first[0][:: BATCH_SIZE // KNOWN]
     student = fit(network(seed + 1), known, logits_at(teacher, known), steps=60, seed=seed)
-    plain = synthesise(OBJECTIVE.deepinversion(), 1)
+    plain = dreamt(OBJECTIVE.deepinversion(), 1)
     return ToyRun(
         teacher,
         student,
         real,
         (known, first[1][:: BATCH_SIZE // KNOWN]),
         plain,
-        synthesise(OBJECTIVE, 1, student),
+        dreamt(OBJECTIVE, 1, student),
     )
 
 

@@ -106,7 +106,7 @@ def _schedule(size: int) -> Schedule:
     return Schedule(stages=((size, 10_000),), jitter=2)
 
 
-METHODS: dict[str, Callable[[Classifier, Tensor, int], Iterator]] = {
+LOOPS: dict[str, Callable[[Classifier, Tensor, int], Iterator]] = {
     "textbook": lambda teacher, labels, size: textbook(teacher, labels, OBJECTIVE, _schedule(size)),
     "floor": floor,
     "DeepDream": partial(our_steps, OBJECTIVE.deepdream()),
@@ -117,7 +117,7 @@ METHODS: dict[str, Callable[[Classifier, Tensor, int], Iterator]] = {
 
 def measure(workload: Workload, device: torch.device, precision: torch.dtype, turns: int = TURNS) -> list[Row]:
     """One row a method: seconds of a step over so many turns, and peak memory of the first steps."""
-    peak = {name: peak_memory(workload, name, device, precision) for name in METHODS}
+    peak = {name: peak_memory(workload, name, device, precision) for name in LOOPS}
     seconds = step_seconds(workload, device, precision, turns)
 
     def ratio(over: str, under: str) -> float:
@@ -134,7 +134,7 @@ def measure(workload: Workload, device: torch.device, precision: torch.dtype, tu
             ratio_to_floor=ratio(name, "floor"),
             peak_mib=peak[name],
         )
-        for name in METHODS
+        for name in LOOPS
     ]
 
 
@@ -143,8 +143,8 @@ def step_seconds(
 ) -> dict[str, list[float]]:
     """The seconds of a step by method, one number a turn."""
     teacher, labels = workload.prepared(device, precision)
-    running = {name: method(teacher, labels, workload.size) for name, method in METHODS.items()}
-    seconds = {name: [] for name in METHODS}
+    running = {name: method(teacher, labels, workload.size) for name, method in LOOPS.items()}
+    seconds = {name: [] for name in LOOPS}
     for turn in range(-1, turns):  # the first turn, not counted, is for what is set up once
         for name, steps in running.items():
             quickest = min(wall_seconds(steps.__next__, device) for _ in range(STEPS))
@@ -163,7 +163,7 @@ def _added_at_peak(workload: Workload, method: str, device: torch.device, precis
     torch.set_flush_denormal(True)
     teacher, labels = workload.prepared(device, precision)
     before = _memory(device, "VmRSS")
-    steps = METHODS[method](teacher, labels, workload.size)
+    steps = LOOPS[method](teacher, labels, workload.size)
     for _ in range(2):
         next(steps)
     return None if before is None else (_memory(device, "VmHWM") - before) / 2**20
@@ -202,7 +202,7 @@ def _meet_at(together) -> None:
 
 def _seconds_of_steps(workload: Workload, precision: torch.dtype, count: int, device: torch.device) -> float:
     teacher, labels = workload.prepared(device, precision)
-    steps = METHODS["DeepInversion"](teacher, labels, workload.size)
+    steps = LOOPS["DeepInversion"](teacher, labels, workload.size)
     next(steps)
     _together.wait()
     return sum(wall_seconds(steps.__next__, device) for _ in range(count))

@@ -20,7 +20,7 @@ from dilib.rounds import Run
 from dilib.study.cells import Cell, Study
 
 ADAPTIVE_ROUNDS = 2  # as in the paper
-SOURCES = {**image_sources.SOURCES, "adaptive": "Adaptive DeepInversion"}  # to tune by
+TUNING_SOURCES = {**image_sources.SOURCES, "adaptive": "Adaptive DeepInversion"}  # to tune by
 DATA_FREE = ("deepinversion", "adaptive")
 
 
@@ -70,8 +70,8 @@ def tuned_cell(study: Study, pruning: Pruning, source: str, seed: int = 0, brief
 
 
 def _tuned_settings(study: Study, pruning: Pruning, source: str, brief: bool) -> dict:
-    if source not in SOURCES:
-        raise ValueError(f"unknown image source {source!r}; choose from {', '.join(SOURCES)}")
+    if source not in TUNING_SOURCES:
+        raise ValueError(f"unknown image source {source!r}; choose from {', '.join(TUNING_SOURCES)}")
     settings = study.scale.compression
     dreams = "deepinversion" if source == "adaptive" else source
     card = {

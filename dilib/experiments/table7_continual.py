@@ -13,7 +13,7 @@ from dilib.artifacts import digest, has_tensors, load_tensors, plain, save_tenso
 from dilib.classifier import Classifier
 from dilib.continual.extended import AT_ONCE, WATCHED, Extended, joined, logits, some, taken_for, top1
 from dilib.continual.extension import (
-    METHODS,
+    CONTINUAL_METHODS,
     Lesson,
     binary_cross_entropy,
     extend,
@@ -77,8 +77,8 @@ def run_continual(study: Study, tasks: Sequence[Task]) -> list[dict]:
 
 
 def _settings(study: Study, network: str, added: tuple[str, ...], method: str) -> dict:
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    if method not in CONTINUAL_METHODS:
+        raise ValueError(f"unknown method {method!r}; choose from {', '.join(CONTINUAL_METHODS)}")
     of_scale = continual_settings(study)
     settings = {
         "base": _base_settings(study, network, added == (HALF,)),
@@ -156,7 +156,7 @@ def _learn(
     memories = _memories(study, network, sets[:-1], before, method, seed)
     new = Split(sets[-1].train.pixels, sets[-1].train.labels + len(before.classes))
     along, guessed, started = [], [taken_for(known, tests)], time.perf_counter()
-    with bar(settings.updates, f"{sets[-1].title} by {METHODS[method]}, seed {seed}") as progress:
+    with bar(settings.updates, f"{sets[-1].title} by {CONTINUAL_METHODS[method]}, seed {seed}") as progress:
 
         def watch(done: int) -> None:
             progress.update()

@@ -19,7 +19,6 @@ TABLE_2 = {  # top-1 in percent on images made from ResNet-50, by the network th
     "mobilenet_v2": (13.9, 90.9),
     "vgg11": (6.7, 80.1),
 }
-TABLE_2_COLUMNS = ("DeepDream top-1", "DeepInversion top-1")
 
 TABLE_3 = {  # Inception Score, by method and resolution; the GANs are quoted there, and here
     "BigGAN (256)": 178.0,
@@ -126,7 +125,6 @@ TABLE_8 = {  # student top-1 in percent with DI and ADI, by source of the featur
     "1000 images": (84.53, 90.62),
     "BatchNorm running statistics": (84.44, 90.68),
 }
-TABLE_8_COLUMNS = ("DI top-1", "ADI top-1")
 
 CLAIMS = {
     1: "Noise teaches next to nothing; DeepDream little more",

@@ -8,21 +8,8 @@ from dilib.compression.pruning import PruningSettings
 from dilib.continual.extension import ExtensionSettings
 from dilib.distillation import DistillationSettings, PoolSettings
 from dilib.inversion import Objective, Schedule
-from dilib.study.scales.settings import (
-    FOLDED_LR,
-    PAIRS,
-    TEACHERS,
-    Compression,
-    Continual,
-    FromScratch,
-    Frontier,
-    Growth,
-    ImageNet,
-    Quantization,
-    Scale,
-    Sources,
-    Statistics,
-)
+from dilib.study.scales import settings
+from dilib.study.scales.settings import FOLDED_LR, PAIRS, TEACHERS
 from dilib.training import TrainingSettings
 
 # ResNet-34's images need more updates than a warm start leaves them.
@@ -49,7 +36,7 @@ def _tuning(rounds: int, updates: int) -> PoolSettings:
 # golden retriever, bee, monarch.
 CLASSES = (1, 417, 71, 779, 130, 402, 292, 555, 22, 852, 88, 817)
 CLASSES += (9, 920, 33, 340, 84, 388, 94, 281, 145, 207, 309, 323)
-LITE_IMAGENET = ImageNet(
+LITE_IMAGENET = settings.ImageNet(
     teacher="efficientnet_lite0",
     judges=("efficientnet_lite1", "efficientnet_lite2"),
     scorer="efficientnet_lite2",
@@ -60,7 +47,7 @@ LITE_IMAGENET = ImageNet(
     schedules=(Schedule(stages=((56, 400), (112, 300), (224, 90)), lr=0.2, decay="cosine", jitter=30, clip=True),),
     compared=12,
 )
-LITE_CONTINUAL = Continual(
+LITE_CONTINUAL = settings.Continual(
     networks=("efficientnet_lite0",),
     added=("flowers102",),
     roles=("second",),
@@ -75,7 +62,7 @@ LITE_CONTINUAL = Continual(
     methods=("lwf_mc", "deepinversion", "oracle_distill"),
 )
 
-SCALE = Scale(
+SCALE = settings.Scale(
     name="laptop",
     dataset="fashion_mnist",
     widths={"vgg11_bn": 1 / 4, "resnet18": 1 / 8, "resnet34": 1 / 8},
@@ -93,16 +80,16 @@ SCALE = Scale(
         student=DistillationSettings(rounds=12, updates=50, batch_size=128, lr=0.2, decay="linear", temperature=20.0),
         width=32,
     ),
-    statistics=Statistics((1, 10, 100, 1000), _taught(10, 100)),
-    frontier=Frontier((20, 40, 80), (160,), _taught(6, 100)),
-    growth=Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
+    statistics=settings.Statistics((1, 10, 100, 1000), _taught(10, 100)),
+    frontier=settings.Frontier((20, 40, 80), (160,), _taught(6, 100)),
+    growth=settings.Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
     imagenet=LITE_IMAGENET,
-    sources=Sources(
+    sources=settings.Sources(
         proxy="photographs",
         gan=GanSettings(rounds=12, updates=250),
         schedule=dict.fromkeys(TEACHERS, SCHEDULE) | {"vgg11_bn": replace(SCHEDULE, stages=((32, 250),))},
     ),
-    from_scratch=FromScratch(
+    from_scratch=settings.FromScratch(
         teacher="vgg11_bn",
         images=4000,
         fewer=(500, 1500),
@@ -110,7 +97,7 @@ SCALE = Scale(
         long=_on_pool(10, 400, mixup=1.0),
         rounds=(2, 5),
     ),
-    continual=Continual(
+    continual=settings.Continual(
         networks=("vgg11_bn", "resnet18"),
         added=("digits", "photographs_grey"),
         old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
@@ -119,7 +106,7 @@ SCALE = Scale(
         binary=TrainingSettings(epochs=1, lr=0.05),
     ),
     continual_imagenet=LITE_CONTINUAL,
-    compression=Compression(
+    compression=settings.Compression(
         network="resnet18",
         ranking=PruningSettings(filters=16, group=2, batches=4, batch_size=128),
         eta=3.0,
@@ -135,7 +122,7 @@ SCALE = Scale(
         tuning=_tuning(2, 130),
         brief=_tuning(1, 130),
     ),
-    quantization=Quantization("resnet18", (8, 4, 3), 256, 1024, replace(_tuning(1, 130), lr=FOLDED_LR)),
+    quantization=settings.Quantization("resnet18", (8, 4, 3), 256, 1024, replace(_tuning(1, 130), lr=FOLDED_LR)),
     adaptive_after=2,
 )
 

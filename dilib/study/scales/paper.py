@@ -8,21 +8,8 @@ from dilib.compression.pruning import PruningSettings
 from dilib.continual.extension import ExtensionSettings
 from dilib.distillation import DistillationSettings, PoolSettings
 from dilib.inversion import Objective, Schedule
-from dilib.study.scales.settings import (
-    FOLDED_LR,
-    PAIRS,
-    TEACHERS,
-    Compression,
-    Continual,
-    FromScratch,
-    Frontier,
-    Growth,
-    ImageNet,
-    Quantization,
-    Scale,
-    Sources,
-    Statistics,
-)
+from dilib.study.scales import settings
+from dilib.study.scales.settings import FOLDED_LR, PAIRS, TEACHERS
 from dilib.training import TrainingSettings
 
 SCHEDULE = Schedule(((32, 2000),), lr=0.05, jitter=4)
@@ -36,7 +23,7 @@ def by_pair(rounds: int, updates: int) -> dict[tuple[str, str], DistillationSett
     return {pair: halved if pair[0] == "resnet34" else whole for pair in PAIRS}
 
 
-SCALE = Scale(
+SCALE = settings.Scale(
     name="paper",
     dataset="cifar10",
     widths=dict.fromkeys(TEACHERS, 1.0),
@@ -45,10 +32,12 @@ SCALE = Scale(
     schedule=dict.fromkeys(TEACHERS, SCHEDULE),
     distillation=by_pair(1000, 49),  # 250 epochs of 195 updates, with 4 new batches an epoch
     dafl=GeneratorSettings(student=DistillationSettings(rounds=250, updates=195)),
-    statistics=Statistics((1, 10, 100, 1000), DistillationSettings(rounds=1000, updates=49)),
-    frontier=Frontier((250, 500, 1000, 2000), (), DistillationSettings(rounds=200, updates=49)),
-    growth=Growth("resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 20_000),), ((16, 2000), (32, 1000))),
-    imagenet=ImageNet(
+    statistics=settings.Statistics((1, 10, 100, 1000), DistillationSettings(rounds=1000, updates=49)),
+    frontier=settings.Frontier((250, 500, 1000, 2000), (), DistillationSettings(rounds=200, updates=49)),
+    growth=settings.Growth(
+        "resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 20_000),), ((16, 2000), (32, 1000))
+    ),
+    imagenet=settings.ImageNet(
         teacher="resnet50",
         judges=("resnet18", "inception_v3", "mobilenet_v2", "vgg11"),
         scorer="inception_v3",
@@ -59,12 +48,12 @@ SCALE = Scale(
         schedules=(Schedule(stages=((112, 2000), (224, 1000)), lr=0.2, decay="cosine", jitter=30, clip=True),),
         compared=100,
     ),
-    sources=Sources(
+    sources=settings.Sources(
         proxy="cifar100",
         gan=GanSettings(rounds=100, updates=500, width=64),
         schedule=dict.fromkeys(TEACHERS, replace(SCHEDULE, clip=True)),
     ),
-    from_scratch=FromScratch(
+    from_scratch=settings.FromScratch(
         teacher="resnet34",
         images=50_000,
         fewer=(5_000, 10_000, 25_000),
@@ -72,7 +61,7 @@ SCALE = Scale(
         long=PoolSettings(rounds=250, updates=195, lr=0.1, shift=4, mixup=0.2),
         rounds=(90, 170),
     ),
-    continual=Continual(
+    continual=settings.Continual(
         networks=("resnet34", "vgg11_bn"),
         added=("cub200", "flowers102"),
         old=(0, 1, 3, 5, 8),  # airplane, automobile, cat, dog, ship; new: bird, deer, frog, horse, truck
@@ -80,7 +69,7 @@ SCALE = Scale(
         extension=ExtensionSettings(),
         binary=TrainingSettings(epochs=2, lr=0.05),
     ),
-    continual_imagenet=Continual(
+    continual_imagenet=settings.Continual(
         networks=("resnet18", "vgg16_bn"),
         added=("cub200", "flowers102"),
         size=224,
@@ -89,7 +78,7 @@ SCALE = Scale(
         extension=ExtensionSettings(updates=20_000, shift=16),
         binary=TrainingSettings(epochs=1, lr=0.01, shift=16),
     ),
-    compression=Compression(
+    compression=settings.Compression(
         network="resnet34",
         ranking=PruningSettings(),
         eta=3.0,
@@ -105,7 +94,7 @@ SCALE = Scale(
         tuning=TUNING,
         brief=replace(TUNING, rounds=15, decay_at=(2 / 3,)),
     ),
-    quantization=Quantization(
+    quantization=settings.Quantization(
         "resnet34",
         (8, 4, 3),
         256,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from dilib.baselines.dafl import GeneratorSettings
 from dilib.baselines.gan import GanSettings
 from dilib.compression.pruning import PruningSettings
-from dilib.continual.extension import METHODS, ExtensionSettings
+from dilib.continual.extension import CONTINUAL_METHODS, ExtensionSettings
 from dilib.distillation import DistillationSettings, PoolSettings
 from dilib.inversion import Objective, Schedule
 from dilib.training import TrainingSettings
@@ -95,7 +95,7 @@ class Continual:
     roles: tuple[str, ...] = ("first", "second")
     size: int = 32
     batch_size: int = 256
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = tuple(CONTINUAL_METHODS)
 
 
 @dataclass(frozen=True)

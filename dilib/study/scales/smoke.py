@@ -8,20 +8,9 @@ from dilib.compression.pruning import PruningSettings
 from dilib.continual.extension import ExtensionSettings
 from dilib.distillation import DistillationSettings, PoolSettings
 from dilib.inversion import Schedule
+from dilib.study.scales import settings
 from dilib.study.scales.laptop import LITE_CONTINUAL, LITE_IMAGENET
-from dilib.study.scales.settings import (
-    PAIRS,
-    TEACHERS,
-    Compression,
-    Continual,
-    FromScratch,
-    Frontier,
-    Growth,
-    Quantization,
-    Scale,
-    Sources,
-    Statistics,
-)
+from dilib.study.scales.settings import PAIRS, TEACHERS
 from dilib.training import TrainingSettings
 
 SCHEDULE = Schedule(((32, 20),), lr=0.2, decay="cosine", jitter=2, flip=False)
@@ -40,7 +29,7 @@ def _tiny(first: int, last: int, updates: int) -> Schedule:
     return Schedule(stages=((first, updates), (last, updates)), lr=0.2, decay="cosine", jitter=8, clip=True)
 
 
-SCALE = Scale(
+SCALE = settings.Scale(
     name="smoke",
     dataset="digits",
     widths=dict.fromkeys(TEACHERS, 1 / 16),
@@ -49,9 +38,9 @@ SCALE = Scale(
     schedule={"vgg11_bn": replace(SCHEDULE, warm_start=0.9, warm_updates=8), "resnet34": SCHEDULE},
     distillation=dict.fromkeys(PAIRS, _taught(3, 8)),
     dafl=GeneratorSettings(student=DistillationSettings(rounds=2, updates=5, batch_size=50), width=16),
-    statistics=Statistics((1, 10), _taught(2, 8)),
-    frontier=Frontier((3, 12), (), _taught(2, 4)),
-    growth=Growth("resnet18", (1, 2, 4), (32, 48, 64), single=((32, 20),), multi=((16, 2), (32, 1))),
+    statistics=settings.Statistics((1, 10), _taught(2, 8)),
+    frontier=settings.Frontier((3, 12), (), _taught(2, 4)),
+    growth=settings.Growth("resnet18", (1, 2, 4), (32, 48, 64), single=((32, 20),), multi=((16, 2), (32, 1))),
     imagenet=replace(
         LITE_IMAGENET,
         classes=LITE_IMAGENET.classes[:4],
@@ -59,12 +48,12 @@ SCALE = Scale(
         schedules=(_tiny(64, 128, 2),),
         compared=2,
     ),
-    sources=Sources(
+    sources=settings.Sources(
         proxy="photographs",
         gan=GanSettings(rounds=2, updates=5, batch_size=16, latents=16, width=8),
         schedule=dict.fromkeys(TEACHERS, SHORT),
     ),
-    from_scratch=FromScratch(
+    from_scratch=settings.FromScratch(
         teacher="vgg11_bn",
         images=100,
         fewer=(50,),
@@ -72,7 +61,7 @@ SCALE = Scale(
         long=_on_pool(2, 5, 50, mixup=1.0),
         rounds=(1,),
     ),
-    continual=Continual(
+    continual=settings.Continual(
         networks=("vgg11_bn", "resnet18"),
         added=("photographs_grey",),
         old=(0, 2, 4, 6, 8),
@@ -87,7 +76,7 @@ SCALE = Scale(
         schedule=_tiny(32, 64, 1),
         extension=ExtensionSettings(updates=2, batch_size=4, images_per_class=1),
     ),
-    compression=Compression(
+    compression=settings.Compression(
         network="resnet18",
         ranking=PruningSettings(filters=24, group=1, batches=1, batch_size=20),
         eta=3.0,
@@ -103,5 +92,5 @@ SCALE = Scale(
         tuning=_on_pool(1, 3, 20),
         brief=_on_pool(1, 2, 20),
     ),
-    quantization=Quantization("resnet18", (8, 4), 20, 50, _on_pool(1, 2, 20)),
+    quantization=settings.Quantization("resnet18", (8, 4), 20, 50, _on_pool(1, 2, 20)),
 )
