@@ -24,9 +24,9 @@ from dilib.study.scales.settings import PAIRS
 PAIR = PAIRS[0]
 WARM_START, FIRST = 0.9, 5  # share kept of an earlier batch; updates of the first batch, as a multiple of a later one's
 FAMILIES = {  # each with the changes of the one before it
-    "paper": "small, constant steps from noise",
-    "decay": "large, decaying, clipped steps",
-    "warm": "and warm starts",
+    "paper": "small, constant steps",
+    "decay": "large, decaying steps",
+    "warm": "large steps, warm starts",
 }
 STEPS = ("textbook", "ours")
 

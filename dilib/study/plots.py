@@ -54,15 +54,14 @@ def save(figure: Figure, path: Path, most: int = 300_000) -> None:
     encoded, picture = rendered.getvalue(), Image.open(rendered).convert("RGB")
     shrink = 1.0
     while len(encoded) > most:
-        smaller = picture.resize([round(side * shrink) for side in picture.size])
-        encoded = _palette_png(smaller)
-        shrink *= 0.9
+        encoded = _palette_png(picture.resize([round(side * shrink) for side in picture.size]))
+        shrink *= min(0.95, (most / len(encoded)) ** 0.5)
     path.write_bytes(encoded)
 
 
 def _palette_png(picture: Image.Image) -> bytes:
     encoded = io.BytesIO()
-    picture.quantize(256, kmeans=2).save(encoded, "png", optimize=True)
+    picture.quantize(256).save(encoded, "png", optimize=True)
     return encoded.getvalue()
 
 
