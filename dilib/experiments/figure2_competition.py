@@ -17,7 +17,7 @@ CLASSES = 3
 PREPROCESSING = Preprocessing(mean=(0.0, 0.0), std=(1.0, 1.0), size=1)
 OBJECTIVE = Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.1, alpha_c=1.0, temperature=1.0)
 SCHEDULE = Schedule(stages=((1, 100),), lr=0.05, decay="cosine", jitter=0, flip=False)
-BATCH_SIZE, KNOWN = 90, 12  # points a batch; points that the student learns from
+BATCH_SIZE, KNOWN = 90, 12  # points a batch; the student learns from every (BATCH_SIZE // KNOWN)-th
 SETTINGS = {"objective": OBJECTIVE, "schedule": SCHEDULE, "batch_size": BATCH_SIZE, "known": KNOWN}
 
 
