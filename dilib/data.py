@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,9 @@ def load(name: str, folder: Path | str = "artifacts/data", size: int | None = No
     train, test = _resized(train, size), _resized(test, size)
     typical = train.pixels if len(train.pixels) else test.pixels
     return Data(name, title(name), train, test, tuple(classes), _preprocessing(typical, size))
+
+
+loaded = lru_cache(load)  # once a process, whoever asks
 
 
 def of_classes(whole: Data, labels: Sequence[int], word: str) -> Data:

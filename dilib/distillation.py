@@ -96,7 +96,7 @@ def distill(
         return {**measured, "seconds": batch.seconds + time.perf_counter() - started}
 
     parts = {"network": student, "optimizer": schedule.optimizer, "schedule": schedule}
-    history = in_rounds(teach, settings.rounds, parts, run, "distillation")
+    history = in_rounds(teach, settings.rounds, parts, run.of(teacher.precision), "distillation")
     student.eval()
     return history
 
@@ -149,6 +149,7 @@ def distill_on_pool(
         return {"loss": loss.item(), "student_on_test": split_accuracy(teacher.with_network(student), test)}
 
     parts = {"network": student, "optimizer": schedule.optimizer, "schedule": schedule}
+    run = run.of(teacher.precision, saves=distributed.rank() == 0)
     history = in_rounds(teach, settings.rounds, parts, run, "distillation")
     student.eval()
     return history

@@ -43,12 +43,13 @@ def accuracy_by_class(classifier: Classifier, images: Tensor, labels: Tensor) ->
     return (100 * right).tolist()
 
 
+@torch.no_grad()
 def split_accuracy(classifier: Classifier, split: Split, batch_size: int = 1000) -> float:
     """Top-1 in percent on a split, of which only a batch at a time is in memory as floats."""
+    frozen, normalise = classifier.frozen(), classifier.preprocessing.normalise
     batches = zip(split.pixels.split(batch_size), split.labels.split(batch_size), strict=True)
     right = sum(
-        len(labels) * accuracy(classifier, classifier.preprocessing.normalise(pixels).to(classifier.device), labels)
-        for pixels, labels in batches
+        len(labels) * top1(frozen(normalise(pixels).to(classifier.device)), labels) for pixels, labels in batches
     )
     return right / len(split.labels)
 

@@ -48,30 +48,31 @@ class ImagePool:
 
     A channel's values in a batch are evenly spaced over its range; whoever makes a batch gets it back as the file has
     it. Files that another recipe made are not part of the pool. It goes on in the precision that it was begun in.
-    The batches before number `first` are those of the pool `before`, if there is one.
+    A warm start asks `earlier` for the batch that it begins with, by default the pool itself.
 
     Raises ValueError if the folder holds a pool of another recipe.
     """
 
-    def __init__(self, folder: Path | str, recipe: Recipe, before: "ImagePool | None" = None, first: int = 0):
-        self.folder, self.before, self.first = Path(folder), before, first
-        self.card = recipe.card
-        check_card(self.folder, self.card)
+    def __init__(self, folder: Path | str, recipe: Recipe, earlier: Callable[[int], Batch] | None = None):
+        self.folder, self.card, self._earlier = Path(folder), recipe.card, earlier or self.batch
         self.recipe = recipe.in_precision(self._begin(recipe.teacher.precision))
 
     def _begin(self, wanted: torch.dtype) -> torch.dtype:
-        """Write card.json where there is none yet; the precision that it holds."""
+        """Check card.json, written first where there is none yet; the precision that it holds."""
         path = self.folder / CARD
         with self._lock(CARD):
             if not path.exists():
-                self.note(precision=precision.name(wanted))
-        return precision.named(json.loads(path.read_text())["precision"])
+                self._write_card(precision=precision.name(wanted))
+            check_card(self.folder, self.card)
+            return precision.named(json.loads(path.read_text())["precision"])
 
     def note(self, **notes) -> None:
         """Add to card.json what may change as the pool grows."""
-        path = self.folder / CARD
-        known = json.loads(path.read_text()) if path.exists() else self.card
-        write_atomically(path, (json.dumps({**known, **notes}, indent=1) + "\n").encode())
+        with self._lock(CARD):
+            self._write_card(**json.loads((self.folder / CARD).read_text()) | notes)
+
+    def _write_card(self, **notes) -> None:
+        write_atomically(self.folder / CARD, (json.dumps({**self.card, **notes}, indent=1) + "\n").encode())
 
     def path(self, index: int) -> Path:
         """The file of batch `index`."""
@@ -97,8 +98,6 @@ class ImagePool:
 
     def batch(self, index: int) -> Batch:
         """Batch `index`, made first if it is not there; waits for another process that is making it."""
-        if index < self.first:
-            return self.before.batch(index)
         if (found := self.load(index)) is None:
             with self._lock(self.path(index).stem):
                 if (found := self.load(index)) is None:
@@ -143,7 +142,9 @@ class ImagePool:
         resolution = self.recipe.schedule(0).stages[-1][0]
         shape = (count, preprocessing.channels, resolution, resolution)
         labels, seconds = zip(*map(self._labels_and_seconds, range(batches)), strict=True)
-        return Split(mapped(self.folder / f"pixels-{count}.npy", shape, parts), torch.cat(labels)[:count], sum(seconds))
+        with self._lock("pixels"):
+            pixels = mapped(self.folder / f"pixels-{count}.npy", shape, parts)
+        return Split(pixels, torch.cat(labels)[:count], sum(seconds))
 
     def _labels_and_seconds(self, index: int) -> tuple[Tensor, float]:
         with safe_open(self.path(index), framework="pt") as file:
@@ -163,7 +164,7 @@ class ImagePool:
 
     def _make(self, index: int, watch: Watch | None = None) -> None:
         earlier = self.recipe.warm_start(index)
-        start = None if earlier is None else self.batch(earlier)
+        start = None if earlier is None else self._earlier(earlier)
         started = time.perf_counter()
         made = self.recipe.make(
             index,

@@ -17,9 +17,9 @@ BATCH_SEEDS = 1_000_000  # batch i of a pool with seed s starts from noise with 
 
 @dataclass(frozen=True)
 class Rival:
-    """A student that images compete with, looked up, or trained, when the first image needs it.
+    """A student that images compete with, looked up, or trained, when the first batch needs it.
 
-    `card` is all that it depends on.
+    `card` is all that it depends on. A student that is in training meanwhile is used as it is at each batch.
     """
 
     card: dict
@@ -27,7 +27,7 @@ class Rival:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The student as it is now."""
+        """The student itself, not a copy."""
         return self.find()
 
 

@@ -3,14 +3,14 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dilib import distributed
+from dilib import precision as precisions
 from dilib.artifacts import load_tensors, save_tensors
 
 ROUND_SEEDS = 100_003  # round i of a run with seed s draws random numbers from seed s·ROUND_SEEDS + i
@@ -29,12 +29,18 @@ class Run:
     """How one training is run: its seed, the checkpoint it goes on from, and whom to tell after each round.
 
     `card` says what is trained; a checkpoint with another card is ignored. `on_round` is told how many rounds are done.
+    Of processes that train one network together, only one `saves` its checkpoint.
     """
 
     seed: int = 0
     checkpoint: Path | None = None
     card: dict = field(default_factory=dict)
     on_round: Callable[[int], object] = lambda done: None
+    saves: bool = True
+
+    def of(self, precision: torch.dtype, saves: bool = True) -> "Run":
+        """The run of a network that computes in this precision: another one's checkpoint is another run's."""
+        return replace(self, card={**self.card, "precision": precisions.name(precision)}, saves=saves)
 
 
 def in_rounds(
@@ -60,7 +66,7 @@ def in_rounds(
         measured.setdefault("seconds", time.perf_counter() - started)
         for name, value in measured.items():
             history.setdefault(name, []).append(value)
-        if run.checkpoint and distributed.rank() == 0:
+        if run.checkpoint and run.saves:
             _save(parts, run, index + 1, history)
         run.on_round(index + 1)
     return history
@@ -75,7 +81,7 @@ def _save(parts: Mapping[str, Stateful], run: Run, done: int, history: dict) -> 
 def _restored(parts: Mapping[str, Stateful], run: Run) -> tuple[int, dict[str, list[float]]]:
     """How many rounds are done, and their history, after loading the checkpoint into `parts` if there is one."""
     found = load_tensors(run.checkpoint, run.card) if run.checkpoint else None
-    if found is None:
+    if found is None or found[1].get("state", {}).keys() != parts.keys():
         return 0, {}
     tensors, card = found
     for name, part in parts.items():

@@ -61,7 +61,7 @@ def train(
         return {"loss": running.item() / steps}
 
     parts = {"network": network, "optimizer": schedule.optimizer, "schedule": schedule}
-    history = in_rounds(epoch, settings.epochs, parts, run, "training")
+    history = in_rounds(epoch, settings.epochs, parts, run.of(classifier.precision), "training")
     network.eval()
     return history
 

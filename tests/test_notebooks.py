@@ -8,9 +8,11 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from every_cell import every_cell
 
 from dilib.artifacts import digest
 from dilib.commands.reproduce import main
+from dilib.study.cells import Study
 from dilib.study.paper import CLAIMS
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +53,15 @@ def test_cells_keep_their_names_and_settings(run):
         for place in (results, results.with_name("imagenet"))
     }
     assert asked == json.loads((ROOT / "tests" / "data" / "smoke_cells.json").read_text())
+
+
+def test_every_cell_of_the_notebooks_is_known_to_the_tests(run):
+    """So that tests/test_committed_results.py speaks of what the notebooks ask for."""
+    _, results = run
+    for dataset in ("digits", "imagenet"):
+        study = Study.open("smoke", dataset, results.parents[1], results.parents[2] / "artifacts")
+        made = {path.stem for path in study.results.glob("cells/*.json")}
+        assert made <= {f"{cell.name}--seed{cell.seed}" for cell in every_cell(study)}
 
 
 def test_tables_are_complete(run):

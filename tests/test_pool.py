@@ -10,7 +10,7 @@ from safetensors import safe_open
 from dilib import networks
 from dilib import pool as pool_module
 from dilib.inversion import Objective, Schedule, invert
-from dilib.pool import ImagePool
+from dilib.pool import Batch, ImagePool
 from dilib.recipe import BATCH_SEEDS, Recipe, Rival
 
 SCHEDULE = Schedule(stages=((32, 3),), lr=0.1, jitter=1)
@@ -83,19 +83,25 @@ def test_a_warm_start_blends_an_earlier_batch_with_noise(tmp_path, recipe):
 
 
 def test_images_compete_with_the_rival_as_it_is_when_they_are_made(tmp_path, recipe):
-    before = ImagePool(tmp_path / "plain", recipe)
+    plain = ImagePool(tmp_path / "plain", recipe)
     torch.manual_seed(1)
     student = networks.create("vgg11_bn", classes=4, width=1 / 16)
     adaptive = replace(recipe, objective=OBJECTIVE, rival=Rival({"student": 1}, lambda: student))
-    pool = ImagePool(tmp_path / "adaptive", adaptive, before, first=1)
-    assert torch.equal(pool.batch(0).images, before.batch(0).images), "plain, before the first adaptive batch"
-    assert not pool.has(0)
-    assert (before.batch(1).images != pool.batch(1).images).any()
+    pool = ImagePool(tmp_path / "adaptive", adaptive)
+    assert (plain.batch(1).images != pool.batch(1).images).any()
     assert (pool.history(1)[:, 3] > 0).all()
     with torch.no_grad():
         student[2].weight.mul_(5)  # it learns on
-    other = ImagePool(tmp_path / "later", adaptive, before, first=1)
-    assert (other.batch(1).images != pool.batch(1).images).any()
+    later = ImagePool(tmp_path / "later", adaptive)
+    assert (later.batch(1).images != pool.batch(1).images).any()
+
+
+def test_a_warm_start_may_begin_with_another_pool_s_batch(tmp_path, recipe):
+    still = replace(recipe, schedules=(replace(WARM, lr=1e-12),))
+    white = Batch(torch.full((4, 3, 32, 32), 2.0), torch.tensor([3, 3, 3, 3]))
+    pool = ImagePool(tmp_path, still, earlier=lambda index: white)
+    assert pool.batch(1).labels.tolist() == [3, 3, 3, 3]
+    assert pool.batch(1).images.mean().item() == pytest.approx(0.6 * 2, abs=0.05)
 
 
 def test_a_split_is_the_first_images_with_the_seconds_of_their_batches(tmp_path, recipe):

@@ -4,7 +4,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dilib.commands import overview, report
+from dilib.commands import report
+from dilib.study import overview
 from dilib.study.paper import CLAIMS, EXPERIMENTS
 from dilib.study.tables import NOT_RUN
 

@@ -52,6 +52,22 @@ def test_a_stopped_run_ends_with_the_numbers_of_one_that_is_not(tmp_path):
     assert not torch.equal(other, weights), "a checkpoint with another card is not gone on from"
 
 
+def test_a_checkpoint_of_another_precision_or_of_other_parts_is_not_gone_on_from(tmp_path):
+    run = Run(checkpoint=tmp_path / "checkpoint.safetensors")
+    in_rounds(lambda *_: {"loss": 0.0}, 2, {}, run.of(torch.float32), "x")
+    assert in_rounds(lambda *_: {"loss": 0.0, "seconds": 1.0}, 3, {}, run.of(torch.bfloat16), "x") == {
+        "seconds": [1.0, 1.0, 1.0]
+    }
+    other = {"layer": nn.Linear(1, 1)}
+    assert len(in_rounds(lambda *_: {"loss": 0.0}, 3, other, run.of(torch.bfloat16), "x")["seconds"]) == 3
+
+
+def test_a_process_that_does_not_save_leaves_no_checkpoint(tmp_path):
+    run = Run(checkpoint=tmp_path / "checkpoint.safetensors")
+    in_rounds(lambda *_: {"loss": 0.0}, 2, {}, run.of(torch.float32, saves=False), "x")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(tmp_path):
     checkpoint = tmp_path / "checkpoint.safetensors"
     with pytest.raises(FloatingPointError, match=r"^a walk: loss nan in round 2; lower the learning rate$"):

@@ -116,3 +116,23 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         ValueError, match=r"can't write to .*file/smoke/digits/cells \(Not a directory\); choose another"
     ):
         Study.open("smoke", results=tmp_path / "file", artifacts=tmp_path / "artifacts")
+
+
+def test_a_study_goes_on_in_the_precision_that_it_was_begun_in(tmp_path):
+    places = ("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
+    begun = Study.open(*places, precision=torch.bfloat16)
+    assert Study.open(*places).precision == begun.precision == torch.bfloat16
+    cell = begun.result(Cell("a", {}, lambda: {"top1": 1.0}))
+    assert cell["precision"] == "bfloat16"
+    with pytest.raises(ValueError, match="was begun in bfloat16, not float32; choose other artifacts"):
+        Study.open(*places, precision=torch.float32)
+
+
+def test_a_study_with_other_settings_shares_its_data(study):
+    varied = study.with_scale(batch_size=7)
+    assert (varied.scale.batch_size, study.scale.batch_size) == (7, 50)
+    assert varied.data is study.data
+    half = study.on_half((0, 2))
+    assert half.data.classes == ("0", "2")
+    assert half.place.name == "digits-half"
+    assert len({study, varied, half}) == 3

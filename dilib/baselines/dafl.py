@@ -104,7 +104,7 @@ def distill_with_generator(
 
     parts = {"student": student, "generator": generator, "optimizer": schedule.optimizer}
     parts |= {"schedule": schedule, "generator_optimizer": adam}
-    history = in_rounds(teach, teaching.rounds, parts, run, "DAFL")
+    history = in_rounds(teach, teaching.rounds, parts, run.of(teacher.precision), "DAFL")
     student.eval()
     return generator.eval(), history
 

@@ -119,7 +119,7 @@ def train_gan(
             average.update_parameters(generator)
         return {"loss": loss.item()}
 
-    history = in_rounds(round_of_updates, settings.rounds, parts, run, "GAN")
+    history = in_rounds(round_of_updates, settings.rounds, parts, run.of(precision), "GAN")
     return average.module.eval(), sum(history["seconds"])
 
 

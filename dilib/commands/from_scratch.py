@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _teach_together(options: argparse.Namespace, rank: int) -> str:
     if options.schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {options.schedule!r}; choose from {', '.join(SCHEDULES)}")
+    # The study's artifacts, which all processes share, say its precision.
     study = Study.open(options.scale, options.dataset, options.results, options.artifacts)
     settings = study.scale.from_scratch
     task = (options.source, settings.images, getattr(settings, options.schedule))

@@ -8,7 +8,8 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from dilib.artifacts import write_atomically
-from dilib.commands.overview import overview, studies, summaries
+from dilib.experiments import step_times
+from dilib.study.overview import overview, studies, summaries
 
 DIFFERENCES = "## What differs from the paper"
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if readme:
         write_atomically(readme, _renewed(readme.read_text(), summaries(found)).encode())
-    text = overview(found, results, _section(readme.read_text(), DIFFERENCES) if readme else "")
+    text = overview(found, step_times.measured(results), _section(readme.read_text(), DIFFERENCES) if readme else "")
     write_atomically(results / "REPORT.md", text.encode())
     write_atomically(results / "REPORT.html", _as_page(text).encode())
     print(f"The report is {results / 'REPORT.md'}, and as a page {results / 'REPORT.html'}")

@@ -11,7 +11,7 @@ import torch
 
 from dilib import distributed
 from dilib.downloads import Unreachable
-from dilib.experiments.teachers import imagenet_teacher, teacher_of
+from dilib.experiments.teachers import imagenet_maker, maker_of
 from dilib.networks import IMAGENET_CLASSES, check_imagenet_name
 from dilib.pool import ImagePool, check_card, save_contact_sheet, save_pictures
 from dilib.progress import bar
@@ -81,7 +81,7 @@ def _recipe(options: argparse.Namespace) -> tuple[Recipe, Sequence[str]]:
     # A pool of another teacher's is refused before this one is loaded, or even trained.
     check_card(Path(options.pool), {"teacher": name})
     study = Study.open(options.scale, options.dataset or "imagenet", options.artifacts, options.artifacts)
-    teacher = teacher_of(study, name) if options.dataset else imagenet_teacher(study, name)
+    teacher = maker_of(study, name) if options.dataset else imagenet_maker(study, name)
     recipe, names = teacher.recipe(), study.data.classes if options.dataset else IMAGENET_CLASSES
     if options.classes:
         recipe = replace(recipe, classes=_indices(options.classes, len(names)))

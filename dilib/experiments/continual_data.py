@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import torch
 
@@ -13,7 +12,7 @@ from dilib.study.cells import Study
 from dilib.study.scales.settings import Continual
 
 HALF = "half"  # the base data set's classes, split into old ones and new ones that resemble them
-_loaded = lru_cache(data.load)
+_loaded = data.loaded
 
 
 def continual_settings(study: Study) -> Continual:

@@ -12,7 +12,7 @@ from dilib.baselines.gan import ConditionalGenerator
 from dilib.data import Split
 from dilib.evaluation import split_accuracy
 from dilib.experiments.table1_transfer import by_class
-from dilib.experiments.teachers import teacher_of
+from dilib.experiments.teachers import maker_of
 from dilib.progress import bar, counted
 from dilib.recipe import Recipe
 from dilib.rounds import Run
@@ -30,7 +30,7 @@ def source_settings(study: Study, source: str, teacher: str) -> dict:
     """Everything but the seed that a source's images depend on. Raises ValueError for an unknown source."""
     if source not in SOURCES:
         raise ValueError(f"unknown image source {source!r}; choose from {', '.join(SOURCES)}")
-    maker = teacher_of(study, teacher)
+    maker = maker_of(study, teacher)
     specific = {
         "real": {},
         "proxy": {"proxy": data.slug(study.scale.sources.proxy)},
@@ -57,14 +57,14 @@ def available(study: Study) -> list[str]:
 def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Split:
     """`count` images, the first of any larger number, with labels where they have any that may be used."""
     if source == "deepinversion":
-        return dreamt(study, teacher_of(study, teacher).recipe(seed), count)
+        return dreamt(study, maker_of(study, teacher).recipe(seed), count)
     if source == "gan":
         generator, seconds = trained_gan(study, seed)
         made = gan.sample(generator, count, seed)
         return Split(made.pixels, made.labels, seconds)
     if source == "real":
         return chosen(study.data.train, count, seed)
-    proxy = data.load(study.scale.sources.proxy, study.data_folder, study.data.preprocessing.size).train
+    proxy = data.loaded(study.scale.sources.proxy, study.data_folder, study.data.preprocessing.size).train
     found = chosen(proxy, count, seed)
     return Split(data.in_channels(found.pixels, study.data.preprocessing.channels), found.labels)
 
@@ -91,13 +91,13 @@ def pool_cell(study: Study, teacher: str, count: int, seed: int = 0) -> Cell:
 
 def gan_cell(study: Study, teacher: str, count: int, seed: int = 0) -> Cell:
     """What the teacher makes of `count` images of the GAN; trains the GAN first."""
-    judge = teacher_of(study, teacher).settings
+    judge = maker_of(study, teacher).settings
     settings = {**source_settings(study, "gan", teacher), "judge": judge, "images": count}
     return Cell("gan", settings, partial(_images_metrics, study, "gan", teacher, count, seed), seed)
 
 
 def _images_metrics(study: Study, source: str, teacher: str, count: int, seed: int) -> dict:
-    made, judge = images(study, source, teacher, count, seed), teacher_of(study, teacher)
+    made, judge = images(study, source, teacher, count, seed), maker_of(study, teacher)
     return {
         "images": count,
         "teacher_top1": split_accuracy(judge.load(), made),
@@ -117,4 +117,4 @@ def trained_gan(study: Study, seed: int) -> tuple[ConditionalGenerator, float]:
 
 def pixels_of(splits: list[Split]) -> Tensor:
     """The images of several sets in one tensor."""
-    return torch.cat([split.pixels for split in splits])
+    return torch.cat([split.pixels for split in splits]) if len(splits) > 1 else splits[0].pixels

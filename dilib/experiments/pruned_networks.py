@@ -27,7 +27,7 @@ from dilib.compression.pruning import (
 from dilib.data import Split
 from dilib.evaluation import split_accuracy
 from dilib.experiments.image_sources import images, source_settings
-from dilib.experiments.teachers import Teacher, teacher_of, teacher_top1
+from dilib.experiments.teachers import Maker, maker_of, teacher_top1
 from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import Compression
 from dilib.timing import one_thread
@@ -54,9 +54,9 @@ class Pruning:
         return f"{self.kind}-{self.share:g}--{score}-{self.loss}-{self.source}"
 
 
-def whole_network(study: Study) -> Teacher:
+def whole_network(study: Study) -> Maker:
     """The network that is pruned."""
-    return teacher_of(study, study.scale.compression.network)
+    return maker_of(study, study.scale.compression.network)
 
 
 def pruned_cell(study: Study, pruning: Pruning, seed: int = 0) -> Cell:
@@ -119,7 +119,8 @@ def kept_filters(study: Study, pruning: Pruning, seed: int) -> tuple[Kept, str]:
 def _rank(study: Study, teacher: Classifier, pruning: Pruning, seed: int) -> tuple[Kept, str]:
     settings = study.scale.compression
     operators, table, whole = lookup(study)
-    ranked_on = images(study, pruning.source, settings.network, settings.images, seed)
+    most = len(study.data.train.labels) if pruning.source == "real" else settings.images
+    ranked_on = images(study, pruning.source, settings.network, min(settings.images, most), seed)
     found = prune(
         teacher,
         _batches(teacher, ranked_on, settings.ranking.batch_size, seed),
@@ -206,5 +207,5 @@ def speeds_cell(study: Study, prunings: Sequence[Pruning], seed: int = 0) -> Cel
 
 def _speeds_metrics(study: Study, prunings: Sequence[Pruning], seed: int) -> dict:
     every = [kept_filters(study, pruning, seed)[0] for pruning in prunings]
-    seconds = _timed(study, whole_network(study).load(), every)
-    return dict(zip(("whole", *(pruning.name for pruning in prunings)), seconds, strict=True))
+    milliseconds = _timed(study, whole_network(study).load(), every)
+    return dict(zip(("whole", *(pruning.name for pruning in prunings)), milliseconds, strict=True))

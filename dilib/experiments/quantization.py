@@ -1,5 +1,6 @@
 """Sec. 5's data-free quantisation: accuracy on few bits, by the images that ranges and tuning come from."""
 
+import time
 from functools import partial
 
 import torch
@@ -12,7 +13,7 @@ from dilib.distillation import distill_on_pool
 from dilib.evaluation import top1
 from dilib.experiments import image_sources
 from dilib.experiments.image_sources import images, source_settings
-from dilib.experiments.teachers import teacher_of, teacher_top1
+from dilib.experiments.teachers import maker_of, teacher_top1
 from dilib.progress import counted
 from dilib.rounds import Run
 from dilib.study.cells import Cell, Study
@@ -29,7 +30,7 @@ def quantized_cell(study: Study, source: str, bits: int, tuned: bool, seed: int 
     """Top-1 of the teacher on so many bits, its ranges set on a source's images, and tuned by them if asked for."""
     settings = study.scale.quantization
     card = {
-        "teacher": teacher_of(study, settings.network).settings,
+        "teacher": maker_of(study, settings.network).settings,
         "source": source if source == NOISE else source_settings(study, source, settings.network),
         "bits": bits,
         "calibrating": settings.calibrating,
@@ -41,8 +42,9 @@ def quantized_cell(study: Study, source: str, bits: int, tuned: bool, seed: int 
 
 
 def _metrics(study: Study, source: str, bits: int, tuned: bool, seed: int) -> dict:
-    settings, teacher = study.scale.quantization, teacher_of(study, study.scale.quantization.network).load()
+    settings, teacher = study.scale.quantization, maker_of(study, study.scale.quantization.network).load()
     pool = _images(study, source, settings.images if tuned else settings.calibrating, seed)
+    started = time.perf_counter()
     ranges = teacher.preprocessing.normalise(pool.pixels[: settings.calibrating])
     student, history = quantized(teacher.network, ranges, bits), []
     if tuned:
@@ -50,10 +52,12 @@ def _metrics(study: Study, source: str, bits: int, tuned: bool, seed: int) -> di
             run = Run(seed, on_round=on_round)
             history = distill_on_pool(teacher, student, pool.pixels, study.data.test, settings.tuning, run)
             history = history["student_on_test"]
+    top1_on_few_bits = _exact_top1(teacher.with_network(student), study.data.test)
     return {
-        "top1": _exact_top1(teacher.with_network(student), study.data.test),
+        "top1": top1_on_few_bits,
         "teacher_top1": teacher_top1(study, settings.network),
         "images": len(pool.labels),
+        "seconds": pool.seconds + time.perf_counter() - started,
         "history": history,
     }
 

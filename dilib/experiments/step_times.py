@@ -4,11 +4,13 @@ A network's methods take turns within one process, so that whatever else the mac
 Memory is read in a process for each, as one that has used memory keeps some of it.
 """
 
+import gc
 import json
 import multiprocessing
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from dilib import networks
 from dilib.baselines.textbook import textbook
 from dilib.classifier import Classifier, Preprocessing
 from dilib.inversion import Objective, Schedule, updates
+from dilib.precision import fastest
 from dilib.timing import wall_seconds
 
 RGB = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=32)
@@ -162,11 +165,22 @@ def peak_memory(workload: Workload, method: str, device: torch.device, precision
 def _added_at_peak(workload: Workload, method: str, device: torch.device, precision: torch.dtype) -> float | None:
     torch.set_flush_denormal(True)
     teacher, labels = workload.prepared(device, precision)
+    fastest(device)  # sets the libraries up
+    gc.collect()
+    _forget_peak(device)
     before = _memory(device, "VmRSS")
     steps = LOOPS[method](teacher, labels, workload.size)
     for _ in range(2):
         next(steps)
     return None if before is None else (_memory(device, "VmHWM") - before) / 2**20
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def _memory(device: torch.device, entry: str) -> int | None:
@@ -201,6 +215,8 @@ def _meet_at(together) -> None:
 
 
 def _seconds_of_steps(workload: Workload, precision: torch.dtype, count: int, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     teacher, labels = workload.prepared(device, precision)
     steps = LOOPS["DeepInversion"](teacher, labels, workload.size)
     next(steps)

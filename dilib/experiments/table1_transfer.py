@@ -1,5 +1,6 @@
 """Sec. 4.1: students taught by each method (Table 1, Fig. 4), and what its images show (Fig. 3)."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +22,7 @@ from dilib.experiments.teachers import (
 )
 from dilib.feature_statistics import FeatureStatistics
 from dilib.inversion import Objective
-from dilib.pool import ImagePool
+from dilib.pool import Batch, ImagePool
 from dilib.progress import counted
 from dilib.recipe import Recipe, Rival
 from dilib.rounds import Run
@@ -114,14 +115,13 @@ def taught_by_inversion(
     teacher, student = load_teacher(study, pair[0]), fresh_network(study, pair[1], seed=seed + 1)
     plain_method = "deepinversion" if method == "adaptive" else method
     pool = plain_pool(study, teacher, plain_method, statistics, seed)
-    if method == "adaptive":
-        pool = _adaptive_pool(study, pool, student, settings)
+    batch = _adaptive_batches(study, pool, student, settings) if method == "adaptive" else pool.batch
     distillation = study.scale.distillation[pair]
     with counted(distillation.rounds, f"{pair_name(pair)}, {method}, seed {seed}") as on_round:
         run = _run(study, teacher, settings, seed, on_round)
-        history = distill(teacher, student, pool.batch, study.test, distillation, run)
+        history = distill(teacher, student, batch, study.test, distillation, run)
     # Competition shows in the last batch; without it, the one batch that starts from noise alone shows the method best.
-    shown = pool.batch(distillation.rounds - 1 if method == "adaptive" else 0)
+    shown = batch(distillation.rounds - 1 if method == "adaptive" else 0)
     return {
         "top1": history["student_on_test"][-1],
         "teacher_top1": study.result(teacher_cell(study, pair[0]))["metrics"]["top1"],
@@ -151,11 +151,16 @@ def plain_pool(study: Study, teacher: Classifier, method: str, statistics: int |
     return study.pool(recipe)
 
 
-def _adaptive_pool(study: Study, before: ImagePool, student: nn.Module, settings: dict) -> ImagePool:
-    """Images that compete with a student as it is when they are made, after the first, plain batches."""
-    objective = study.scale.objective[before.recipe.teacher.name]
-    recipe = replace(before.recipe, objective=objective, rival=Rival(settings, lambda: student))
-    return study.pool(recipe, before, study.scale.adaptive_after)
+def _adaptive_batches(study: Study, first: ImagePool, student: nn.Module, settings: dict) -> Callable[[int], Batch]:
+    """The first, plain batches, then images that compete with the student as it is when they are made."""
+    objective = study.scale.objective[first.recipe.teacher.name]
+    recipe = replace(first.recipe, objective=objective, rival=Rival(settings, lambda: student))
+
+    def batch(index: int) -> Batch:
+        return (first if index < study.scale.adaptive_after else adaptive).batch(index)
+
+    adaptive = study.pool(recipe, earlier=batch)
+    return batch
 
 
 def _taught_by_generator(study: Study, pair: Pair, *, settings: dict, seed: int) -> dict:

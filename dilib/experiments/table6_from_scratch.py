@@ -7,7 +7,7 @@ from dilib.artifacts import digest, fingerprint, plain
 from dilib.distillation import PoolSettings, distill_on_pool
 from dilib.evaluation import split_accuracy
 from dilib.experiments.image_sources import SOURCES, images, source_settings
-from dilib.experiments.teachers import teacher_of
+from dilib.experiments.teachers import maker_of
 from dilib.progress import counted
 from dilib.rounds import Run
 from dilib.study.cells import Cell, Study
@@ -20,7 +20,7 @@ def student_cell(study: Study, source: str, count: int, teaching: PoolSettings, 
     teacher = study.scale.from_scratch.teacher
     name = f"scratch--{source}--{count}-images--{teaching.rounds}-rounds{'--mixup' if teaching.mixup else ''}"
     settings = {
-        "teacher": teacher_of(study, teacher).settings,
+        "teacher": maker_of(study, teacher).settings,
         "source": source_settings(study, source, teacher),
         "images": count,
         "teaching": teaching,
@@ -30,7 +30,7 @@ def student_cell(study: Study, source: str, count: int, teaching: PoolSettings, 
 
 def taught(study: Study, source: str, count: int, teaching: PoolSettings, settings: dict, seed: int) -> dict:
     """The metrics of a student, taught by every process that torchrun started."""
-    maker = teacher_of(study, study.scale.from_scratch.teacher)
+    maker = maker_of(study, study.scale.from_scratch.teacher)
     teacher, student = maker.load(), maker.fresh(seed + 1)
     pool = images(study, source, study.scale.from_scratch.teacher, count, seed)
     card = {**settings, "seed": seed, "teacher_weights": fingerprint(teacher.network)}

@@ -31,7 +31,7 @@ from dilib.experiments.continual_data import (
     metric,
 )
 from dilib.experiments.image_sources import dreamt
-from dilib.experiments.teachers import Teacher, imagenet_teacher, teacher_of
+from dilib.experiments.teachers import Maker, imagenet_maker, maker_of
 from dilib.feature_statistics import FeatureStatistics
 from dilib.networks import IMAGENET_CLASSES
 from dilib.progress import bar, counted
@@ -213,8 +213,8 @@ def _base_settings(study: Study, network: str, halved: bool) -> dict:
     }
 
 
-def _maker(study: Study, network: str) -> Teacher:
-    return imagenet_teacher(study, network) if study.dataset == "imagenet" else teacher_of(study, network)
+def _maker(study: Study, network: str) -> Maker:
+    return imagenet_maker(study, network) if study.dataset == "imagenet" else maker_of(study, network)
 
 
 def _fine_tune_for_binary(study: Study, network: str, teacher: Classifier) -> None:
@@ -261,7 +261,7 @@ def _dreams_metrics(study: Study, network: str, method: str, seed: int, halved: 
     made = dreamt(study, recipe, count)
     return {
         "images": count,
-        "seconds": made.seconds,
+        "seconds": made.seconds / max(1, processes),
         "processes": processes,
         "teacher_top1": split_accuracy(known.classifier, made, AT_ONCE),
         "sample_labels": made.labels[: 2 * TILES].tolist(),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from dilib.training import train
 
 
 @dataclass(frozen=True)
-class Teacher:
+class Maker:
     """A network to make images from, by what its weights depend on (`settings`), and how they are made.
 
     Nothing is loaded, or trained, before `load`, `classes` or `fresh` are called: the teacher, how many classes it
@@ -49,11 +50,11 @@ class Teacher:
         return Recipe(self.load(), every, self.batch_size, self.objective, self.schedules, self.first_layer, seed)
 
 
-def teacher_of(study: Study, name: str) -> Teacher:
+def maker_of(study: Study, name: str) -> Maker:
     """The study's own teacher `name`; where the data are ImageNet, the classifier that its scale has for that."""
     if study.dataset == "imagenet":
-        return imagenet_teacher(study, study.scale.imagenet.teacher)
-    return Teacher(
+        return imagenet_maker(study, study.scale.imagenet.teacher)
+    return Maker(
         settings=teacher_settings(study, name),
         objective=study.scale.objective[name].deepinversion(),
         schedules=(study.scale.sources.schedule[name],),
@@ -65,7 +66,7 @@ def teacher_of(study: Study, name: str) -> Teacher:
     )
 
 
-def imagenet_teacher(study: Study, name: str) -> Teacher:
+def imagenet_maker(study: Study, name: str) -> Maker:
     """A classifier from the package index or from torchvision, with weights as published."""
     settings = study.scale.imagenet
 
@@ -73,7 +74,7 @@ def imagenet_teacher(study: Study, name: str) -> Teacher:
         torch.manual_seed(seed)
         return networks.untrained_imagenet_network(name).to(study.device, memory_format=torch.channels_last)
 
-    return Teacher(
+    return Maker(
         settings={"network": name, "dataset": "imagenet"},
         objective=settings.objective,
         schedules=settings.schedules,
@@ -94,7 +95,7 @@ def teacher_settings(study: Study, name: str) -> dict:
         "training": asdict(study.scale.training[name]),
         "seed": 0,
     }
-    return plain(settings)
+    return plain(settings | ({"classes": study.half} if study.half else {}))
 
 
 def teacher_cell(study: Study, name: str) -> Cell:
@@ -106,12 +107,14 @@ def teacher_top1(study: Study, name: str) -> float:
     """Top-1 in percent on real test images: from the teacher's cell, or of an ImageNet classifier measured now."""
     if study.dataset != "imagenet":
         return study.result(teacher_cell(study, name))["metrics"]["top1"]
-    return split_accuracy(teacher_of(study, name).load(), study.data.test)
+    return split_accuracy(maker_of(study, name).load(), study.data.test)
 
 
 def _teacher_metrics(study: Study, name: str) -> dict:
     teacher = load_teacher(study, name)
+    _, card = load_tensors(_teacher_path(study, name), teacher_settings(study, name))
     return {
+        "seconds": card["seconds"],
         "top1": accuracy(teacher, *study.test),
         "train_top1": accuracy(teacher, *train_sample(study, 10_000)),
         "parameters": sum(parameter.numel() for parameter in teacher.network.parameters()),
@@ -121,17 +124,21 @@ def _teacher_metrics(study: Study, name: str) -> dict:
 def load_teacher(study: Study, name: str) -> Classifier:
     """The trained teacher, in evaluation mode; trained first if its weights are missing, damaged or another's."""
     teacher = Classifier(fresh_network(study, name, 0), study.data.preprocessing, name, study.precision)
-    path, card = study.artifacts / "teachers" / f"{name}.safetensors", teacher_settings(study, name)
+    path, card = _teacher_path(study, name), teacher_settings(study, name)
     with study.lock(f"teacher-{name}"):
         if load_tensors(path, card) is None:
             settings = study.scale.training[name]
             with counted(settings.epochs, f"training {networks.title(name)}") as on_round:
                 run = Run(checkpoint=path.with_suffix(".checkpoint.safetensors"), card=card, on_round=on_round)
-                train(teacher, study.data.train, settings, run)
-            save_tensors(path, weights(teacher.network), card)
+                history = train(teacher, study.data.train, settings, run)
+            save_tensors(path, weights(teacher.network), {**card, "seconds": sum(history["seconds"])})
     teacher.network.load_state_dict(load_tensors(path, card)[0])
     teacher.network.to(study.device).eval()
     return teacher
+
+
+def _teacher_path(study: Study, name: str) -> Path:
+    return study.artifacts / "teachers" / f"{name}.safetensors"
 
 
 def fresh_network(study: Study, name: str, seed: int) -> nn.Module:

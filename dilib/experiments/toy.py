@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from dilib import data, networks
-from dilib.artifacts import load_tensors, save_tensors, weights
+from dilib.artifacts import load_tensors, plain, save_tensors, weights
 from dilib.classifier import Classifier
 from dilib.evaluation import split_accuracy
 from dilib.inversion import Objective, Schedule
@@ -27,14 +27,12 @@ def fresh_network(seed: int = 0) -> torch.nn.Module:
 def digit_teacher(artifacts: str | Path) -> Classifier:
     """The toy network, trained on 1,500 digits the first time that it is asked for, in fp32."""
     teacher = Classifier(fresh_network(), DIGITS.preprocessing, "toy")
-    path = Path(artifacts) / "toy" / "teacher.safetensors"
-    found = load_tensors(path)
-    if found:
-        teacher.network.load_state_dict(found[0])
-    else:
+    path, card = Path(artifacts) / "toy" / "teacher.safetensors", plain({"training": TRAINING})
+    if load_tensors(path, card) is None:
         with one_thread():  # so small a network gains nothing from more
             train(teacher, DIGITS.train, TRAINING)
-        save_tensors(path, weights(teacher.network), {})
+        save_tensors(path, weights(teacher.network), card)
+    teacher.network.load_state_dict(load_tensors(path, card)[0])
     teacher.network.eval()
     return teacher
 

@@ -20,8 +20,8 @@ from torchvision.utils import make_grid
 from dilib import data
 from dilib.artifacts import digest, plain, write_atomically
 from dilib.data import Data
-from dilib.pool import ImagePool
-from dilib.precision import fastest
+from dilib.pool import Batch, ImagePool
+from dilib.precision import fastest, named
 from dilib.precision import name as name_of
 from dilib.provenance import commit, default_device, provenance
 from dilib.recipe import Recipe
@@ -30,7 +30,10 @@ from dilib.study.workers import side_by_side
 
 TILES = 10  # sample images in a row of a cell's PNG
 
-_load = lru_cache(data.load)  # once a process, whichever studies ask
+
+@lru_cache
+def _half(dataset: str, folder: Path, classes: tuple[int, ...]) -> Data:
+    return data.of_classes(data.loaded(dataset, folder), classes, "old")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Cell:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """A scale on a data set, its folders, and how it computes: on which device, in which precision, how many at a time.
 
@@ -77,8 +80,9 @@ class Study:
     ) -> "Study":
         """Check both names and set the machine up; nothing is computed yet.
 
-        `dataset` defaults to the scale's own, `precision` to what is fastest here. Raises ValueError for an unknown
-        name, or a folder that can't be written to.
+        `dataset` defaults to the scale's own. `precision` is that which the study was begun in, as its artifacts have
+        it, or else what is fastest here. Raises ValueError for an unknown name, a folder that can't be written to, or
+        another precision than the study was begun in.
 
         Example:
             >>> study = Study.open("smoke", "digits")
@@ -97,7 +101,7 @@ class Study:
             artifacts=Path(artifacts) / place,
             data_folder=Path(artifacts) / "data",
             device=device,
-            precision=precision or fastest(device),
+            precision=torch.float32,
             commit=commit(),
             jobs=torch.get_num_threads() if device.type == "cpu" else 1,
         )
@@ -106,7 +110,20 @@ class Study:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ValueError(f"can't write to {folder} ({error.strerror}); choose another folder") from error
-        return study
+        return replace(study, precision=study._begun_in(precision))
+
+    def _begun_in(self, wanted: torch.dtype | None) -> torch.dtype:
+        """The precision of the study's artifacts, chosen now if there are none yet."""
+        path = self.artifacts / "precision.json"
+        with self.lock("precision"):
+            if not path.exists():
+                write_atomically(path, (json.dumps(name_of(wanted or fastest(self.device))) + "\n").encode())
+            begun_in = named(json.loads(path.read_text()))
+        if wanted not in (None, begun_in):
+            raise ValueError(
+                f"{self.artifacts} was begun in {name_of(begun_in)}, not {name_of(wanted)}; choose other artifacts"
+            )
+        return begun_in
 
     def with_scale(self, **changes) -> "Study":
         """The same study with other settings in some fields of its scale."""
@@ -120,8 +137,9 @@ class Study:
     @property
     def data(self) -> Data:
         """The data set, loaded on first use."""
-        whole = _load(self.dataset, self.data_folder)
-        return data.of_classes(whole, self.half, "old") if self.half else whole
+        if self.half:
+            return _half(self.dataset, self.data_folder, self.half)
+        return data.loaded(self.dataset, self.data_folder)
 
     @property
     def test(self) -> tuple[Tensor, Tensor]:
@@ -187,9 +205,9 @@ class Study:
         side = sheet.shape[2] // TILES
         return sheet.unflatten(2, (TILES, side)).unflatten(1, (-1, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
 
-    def pool(self, recipe: Recipe, before: ImagePool | None = None, first: int = 0) -> ImagePool:
-        """The recipe's pool among the study's artifacts; the batches before number `first` are those of `before`."""
-        return ImagePool(self.artifacts / "pools" / digest(recipe.card), recipe, before, first)
+    def pool(self, recipe: Recipe, earlier: Callable[[int], Batch] | None = None) -> ImagePool:
+        """The recipe's pool among the study's artifacts; `earlier` as in `ImagePool`."""
+        return ImagePool(self.artifacts / "pools" / digest(recipe.card), recipe, earlier)
 
     def lock(self, name: str) -> FileLock:
         """Held by one process at a time, and let go when that process dies."""

@@ -11,8 +11,6 @@ from dilib.study.cells import Study
 from dilib.study.paper import CLAIMS
 from dilib.study.tables import NOT_RUN
 
-VERDICTS = ("confirmed", "refuted", "mixed", NOT_RUN)
-
 
 def verdict(direction: bool | None, size: bool) -> str:
     """ "confirmed" if the claim's direction and size hold, "mixed" if only its direction does, else "refuted".

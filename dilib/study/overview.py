@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 
 from dilib import data
-from dilib.experiments import step_times
 from dilib.study import claims, report
 from dilib.study.paper import CLAIMS, EXPERIMENTS, Experiment
 from dilib.study.scales import SCALES
@@ -113,8 +112,8 @@ def summaries(found: Sequence[Results]) -> dict[str, str]:
     return {"claims": summary(found), "numbers": key_numbers(found)}
 
 
-def overview(found: Sequence[Results], results: Path, differences: str) -> str:
-    """The whole report as Markdown."""
+def overview(found: Sequence[Results], step_times: pd.DataFrame, differences: str) -> str:
+    """The whole report as Markdown; `step_times` is what `make bench` measured."""
     parts = [
         "# Dreaming to Distill, replicated",
         "Every table, figure and claim of the paper, with ours beside it. All of it is written from the cells in "
@@ -125,7 +124,7 @@ def overview(found: Sequence[Results], results: Path, differences: str) -> str:
         _experiments(found),
         _tables(found),
         _figures(found),
-        _speed(results),
+        _speed(step_times),
         f"## What differs from the paper\n\n{differences}" if differences else "",
         _provenance(found),
     ]
@@ -186,11 +185,10 @@ def _figures(found: Sequence[Results]) -> str:
     return "\n\n".join(parts)
 
 
-def _speed(results: Path) -> str:
-    rows = step_times.measured(results)
-    if not len(rows):
+def _speed(step_times: pd.DataFrame) -> str:
+    if not len(step_times):
         return ""
-    table = rows.to_markdown(index=False, floatfmt=".3g")
+    table = step_times.to_markdown(index=False, floatfmt=".3g")
     return f"## A step's time\n\nBy `make bench`; the floor is the network's bare forward and backward pass.\n\n{table}"
 
 
@@ -200,7 +198,7 @@ def _provenance(found: Sequence[Results]) -> str:
     by_device = made.groupby(["study", "device"], sort=False)
     table = by_device.agg(cells=("seconds", "count"), minutes=("seconds", "sum"), commits=("commit", "nunique"))
     table["minutes"] = (table["minutes"] / 60).round(1)
-    words = "Minutes are those of all cells, one after another; cells that run side by side take one core each."
+    words = "Minutes are the sum over cells, of one core each; images that several cells use count in each of them."
     parts = ["## How it was made", words, table.reset_index().to_markdown(index=False)]
     runs = pd.concat([report.runs_in(each.folder).assign(study=each.name) for each in found])
     if len(runs):
