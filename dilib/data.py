@@ -93,7 +93,7 @@ def load(name: str, folder: Path | str = "artifacts/data", size: int | None = No
     """The data set `name`, or `folder:PATH` with train/CLASS/* and test/CLASS/* images, at `size`×`size` pixels.
 
     By default ImageNet at 224 and all others at 32. Raises ValueError for an unknown name or a bad image folder,
-    Unreachable when a source can't be had.
+    Unreachable when a download fails.
     """
     check_name(name)
     folder, size = Path(folder), size or (224 if name == "imagenet" else 32)
@@ -115,7 +115,7 @@ def load(name: str, folder: Path | str = "artifacts/data", size: int | None = No
     return Data(name, title(name), train, test, tuple(classes), _preprocessing(typical, size))
 
 
-loaded = lru_cache(load)  # once a process, whoever asks
+loaded = lru_cache(load)  # each data set once per process
 
 
 def of_classes(whole: Data, labels: Sequence[int], word: str) -> Data:

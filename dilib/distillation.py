@@ -73,7 +73,8 @@ def distill(
     """Teach `student` in place while its images are made; accuracies in percent and seconds of each round. Fig. 4.
 
     `fresh_batch(round)` loads or makes the round's new images. They are used for an update at once and join the pool,
-    from which the round's other batches are drawn at random; their seconds count as the round's, whoever made them.
+    from which the round's other batches are drawn at random. The seconds that making them took count as the round's,
+    even if another process made them.
     The history has "teacher_on_fresh" and "student_on_fresh", measured before the student learns from a batch, and
     "student_on_test", on some of the normalised `test` images (images (N, C, H, W), labels (N,)) and at the end on all.
     Raises FloatingPointError when the loss stops being finite.

@@ -15,7 +15,7 @@ TIMEOUT = 15  # seconds without an answer before a source counts as unreachable
 
 
 class Unreachable(RuntimeError):
-    """A data set, or weights, that can't be had here; the message says what was tried and what to do."""
+    """A data set or weights that could not be downloaded; the message says what was tried and what to do."""
 
 
 def fetched(folder: Path, fetch: Callable[[Path], object], title: str) -> Path:

@@ -10,7 +10,7 @@ from torchmetrics.image.inception import InceptionScore
 from dilib.classifier import Classifier, frozen_copy, logits_and_features
 from dilib.data import Split
 
-WATCHED = 5  # one test image in so many will do to watch a student by
+WATCHED = 5  # every fifth test image is enough to follow a student's progress
 
 
 def glimpse(test: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

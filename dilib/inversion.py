@@ -73,7 +73,7 @@ class Schedule:
             )
 
     def updates(self, batches: int = 1) -> int:
-        """Gradient updates that so many batches take."""
+        """Gradient updates of the first `batches` batches in all."""
         first = sum(updates for _, updates in self.stages)
         return first + (batches - 1) * (self.warm_updates or first)
 

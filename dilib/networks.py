@@ -101,7 +101,7 @@ def imagenet_classifier(
 ) -> Classifier:
     """A trained ImageNet classifier: EfficientNet-Lite0, 1 or 2, or any of torchvision's, downloaded on first use.
 
-    Raises ValueError for an unknown name and Unreachable when the weights can't be had.
+    Raises ValueError for an unknown name and Unreachable when the weights can't be downloaded.
     """
     check_imagenet_name(name)
     network, preprocessing = _lite(name) if name in LITE else _torchvision(name)
@@ -146,7 +146,7 @@ def _torchvision(name: str) -> tuple[nn.Module, Preprocessing]:
             state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise Unreachable(
-            f"the weights of {title(name)} can't be had ({reason(error)}); connect to a network, "
+            f"the weights of {title(name)} can't be downloaded ({reason(error)}); connect to a network, "
             f"put {weights.url.rsplit('/', 1)[1]} into {torch.hub.get_dir()}/checkpoints, or use EfficientNet-Lite0, "
             "which the laptop scale does"
         ) from error

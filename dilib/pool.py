@@ -46,8 +46,9 @@ class Batch:
 class ImagePool:
     """The batches that a recipe makes, as 8-bit safetensors in one folder.
 
-    A channel's values in a batch are evenly spaced over its range; whoever makes a batch gets it back as the file has
-    it. Files that another recipe made are not part of the pool. It goes on in the precision that it was begun in.
+    Each channel's values are rounded to 256 evenly spaced ones over its range in the batch, also for the process that
+    made the batch. Files that another recipe made are not part of the pool, which continues in the precision that it
+    was begun in.
     A warm start asks `earlier` for the batch that it begins with, by default the pool itself.
 
     Raises ValueError if the folder holds a pool of another recipe.

@@ -36,7 +36,7 @@ class Recipe:
     """How every batch of a pool is made; batches take turns with the `schedules`.
 
     Labels run through `classes` again and again, or, `shuffled`, are balanced within each batch and in random order.
-    Without a warm start or a student in training, a batch depends on this and on its index alone, whoever makes it.
+    Without a warm start or a student in training, a batch depends on nothing but the recipe and its index.
     """
 
     teacher: Classifier

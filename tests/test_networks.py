@@ -62,7 +62,7 @@ def test_unknown_and_unreachable_networks_are_named_in_one_line(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     monkeypatch.setattr(networks.torchvision.models._api, "load_state_dict_from_url", refuse)
     with pytest.raises(
-        Unreachable, match=r"^the weights of ResNet-50 can't be had \(no route to host\); connect to .*"
+        Unreachable, match=r"^the weights of ResNet-50 can't be downloaded \(no route to host\); connect to .*"
     ) as e:
         imagenet_classifier("resnet50")
     assert len(str(e.value).splitlines()) == 1

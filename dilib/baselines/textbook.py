@@ -1,4 +1,4 @@
-"""DeepInversion as anyone writes it first, to measure the study's own step against."""
+"""A straightforward implementation of DeepInversion, the baseline for the study's own step."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from dilib.inversion import Objective, Schedule, views
 def textbook(
     teacher: Classifier, labels: Tensor, objective: Objective, schedule: Schedule, *, seed: int = 0
 ) -> Iterator[Tensor]:
-    """One update after another in fp32, weight gradients and all, with a hook that takes two moments a layer.
+    """Synthesise images in fp32 with stock operations: a forward hook per BatchNorm layer, weight gradients included.
 
     Yields the images (N, C, H, W) after each update. From the same noise as `inversion.updates`, with the same jitter
     and flips, at one resolution.

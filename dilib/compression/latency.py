@@ -50,7 +50,7 @@ class Operator:
 
 
 class Clock:
-    """Times operators and networks for batches of `batch` images, whatever the machine's speed does meanwhile."""
+    """Times operators and networks for batches of `batch` images, unaffected by drifts of the machine's speed."""
 
     def __init__(self, batch: int, device: torch.device):
         self.batch, self.device = batch, device
@@ -131,7 +131,7 @@ class LookupTable:
     grids: Mapping[Kind, tuple[tuple[int, ...], tuple[int, ...], np.ndarray]]
 
     def milliseconds(self, operators: Sequence[Operator], counts: Mapping[Coupled, int]) -> float:
-        """LAT(W): the sum over a network's operators, with so many filters in each set. Eq. 14."""
+        """LAT(W): the sum over a network's operators when each set keeps `counts` filters. Eq. 14."""
         return sum(
             self.operator(each.kind, counts[each.inputs] if each.inputs else each.channels, counts[each.outputs])
             for each in operators

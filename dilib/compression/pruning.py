@@ -178,8 +178,9 @@ def prune(
 ) -> Pruned:
     """Remove the least important filters, group by group, until the target is reached. Eqs. 10, 12 and 13.
 
-    `batches` (normalised images, labels) serve to rank. A target of latency, or η above 0, needs `milliseconds` of a
-    network with so many filters in each set. No layer falls below one group: pruning stops there, and says so.
+    `batches` (normalised images, labels) serve to rank. A target of latency, or η above 0, needs `milliseconds`: a
+    network's latency by the number of filters in each set. No layer falls below one group: pruning stops there and says
+    so in the result.
     Raises ValueError for what is missing.
     """
     if milliseconds is None and (target.kind == "latency" or settings.eta):

@@ -60,6 +60,6 @@ def logits(classifier: Classifier, split: Split) -> Tensor:
 
 
 def some(split: Split, count: int) -> Split:
-    """Every so many-th image, at most `count`."""
+    """At most `count` images, evenly spread over the split."""
     step = -(-len(split.labels) // count)
     return Split(split.pixels[::step], split.labels[::step])

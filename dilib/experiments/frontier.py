@@ -47,7 +47,7 @@ def family(schedule: Schedule, name: str, updates: int, batches: int) -> Schedul
 
 
 def schedule_cell(study: Study, name: str, updates: int, seed: int = 0) -> Cell:
-    """A student taught as in Table 1 on DeepInversion's images, by the schedule of a family and so many updates."""
+    """A student taught as in Table 1 on DeepInversion's images, by a family's schedule of `updates` a batch."""
     student, schedule = study.scale.frontier.student, study.scale.schedule[PAIR[0]]
     varied = study.with_scale(
         schedule={PAIR[0]: family(schedule, name, updates, student.rounds)}, distillation={PAIR: student}

@@ -27,7 +27,7 @@ def available(study: Study) -> list[str]:
 
 
 def quantized_cell(study: Study, source: str, bits: int, tuned: bool, seed: int = 0) -> Cell:
-    """Top-1 of the teacher on so many bits, its ranges set on a source's images, and tuned by them if asked for."""
+    """Top-1 of the teacher on `bits` bits: ranges set on a source's images, and fine-tuned on them if `tuned`."""
     settings = study.scale.quantization
     card = {
         "teacher": maker_of(study, settings.network).settings,
@@ -72,7 +72,7 @@ def _exact_top1(classifier: Classifier, split: Split) -> float:
 
 
 def _images(study: Study, source: str, count: int, seed: int) -> Split:
-    """So many images; noise has the data's own mean and deviation."""
+    """`count` images; noise has the data's own mean and deviation."""
     if source != NOISE:
         return images(study, source, study.scale.quantization.network, count, seed)
     preprocessing = study.data.preprocessing

@@ -1,4 +1,4 @@
-"""Seconds and memory of one synthesis step: as anyone writes it first, at its floor, and ours.
+"""Seconds and memory of one synthesis step: the textbook loop's, the least possible (the floor), and ours.
 
 A network's methods take turns within one process, so that whatever else the machine does meets all of them alike.
 Memory is read in a process for each, as one that has used memory keeps some of it.
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images × updates a second of so many processes, each at DeepInversion steps of its own."""
+    """Images × updates per second of several processes, each running DeepInversion steps of its own."""
 
     network: str
     processes: int
@@ -119,7 +119,7 @@ LOOPS: dict[str, Callable[[Classifier, Tensor, int], Iterator]] = {
 
 
 def measure(workload: Workload, device: torch.device, precision: torch.dtype, turns: int = TURNS) -> list[Row]:
-    """One row a method: seconds of a step over so many turns, and peak memory of the first steps."""
+    """One row per method: seconds of a step over `turns` turns, and peak memory of the first steps."""
     peak = {name: peak_memory(workload, name, device, precision) for name in LOOPS}
     seconds = step_seconds(workload, device, precision, turns)
 
@@ -197,7 +197,7 @@ def _memory(device: torch.device, entry: str) -> int | None:
 def throughput(
     workload: Workload, device: torch.device, precision: torch.dtype, processes: int, steps: int = 20
 ) -> Throughput:
-    """What so many processes make together: on a CPU each has a thread, otherwise each has a device of its own."""
+    """Throughput of several processes together: on a CPU each has one thread, otherwise each has its own device."""
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(processes)
     with ProcessPoolExecutor(processes, context, initializer=_meet_at, initargs=(together,)) as pool:

@@ -234,7 +234,7 @@ def _fine_tune_for_binary(study: Study, network: str, teacher: Classifier) -> No
 
 
 def untrained(study: Study, network: str, classes: int) -> nn.Module:
-    """A network of the same architecture with random weights and so many classes in all."""
+    """A network of the same architecture with random weights and `classes` outputs."""
     maker = _maker(study, network)
     return extend(maker.fresh(0), classes - maker.classes(), seed=0)
 
@@ -294,7 +294,7 @@ def _recipe(study: Study, network: str, known: Extended, method: str, seed: int)
 
 
 def _images(study: Study, known: Extended) -> int:
-    """How many images are dreamt from a network: so many a class, rounded up to whole batches."""
+    """How many images are dreamt from a network: `images_per_class` each, rounded up to whole batches."""
     settings = continual_settings(study)
     wanted = settings.extension.images_per_class * len(known.classes)
     return -(-wanted // settings.batch_size) * settings.batch_size

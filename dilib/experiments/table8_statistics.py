@@ -11,7 +11,7 @@ COLUMNS = {"deepinversion": "DI top-1", "adaptive": "ADI top-1"}
 
 
 def statistics_cell(study: Study, method: str, source: int | str, seed: int = 0) -> Cell:
-    """A student taught as in Table 1, if more briefly, with statistics from so many real images, or from BATCHNORM."""
+    """A student taught as in Table 1, if more briefly, on statistics of `source` real images, or BATCHNORM's."""
     brief = study.with_scale(distillation={PAIR: study.scale.statistics.student})
     name = f"statistics--{source if source == BATCHNORM else f'{source}-images'}--{method}"
     settings = student_settings(brief, PAIR, method, source)

@@ -149,7 +149,7 @@ def fresh_network(study: Study, name: str, seed: int) -> nn.Module:
 
 
 def train_sample(study: Study, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """So many training images, drawn at random, normalised, with their labels."""
+    """`count` training images drawn at random, normalised (N, C, H, W), with their labels (N,)."""
     split = study.data.train
     order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed))[:count]
     images = study.data.preprocessing.normalise(split.pixels[order])

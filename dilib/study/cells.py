@@ -180,8 +180,7 @@ class Study:
     def run(self, cells: Iterable[Cell], jobs: int | None = None) -> list[dict]:
         """The finished cells, in order; those that are not there yet are made side by side first.
 
-        So many at a time as `jobs` says, by default the study's own number; 1 for cells that take no time, or are
-        timed.
+        `jobs` is how many run at a time, by default the study's own number; use 1 for cells that are quick or timed.
         """
         cells = list(cells)
         missing = [cell for cell in cells if not self.has(cell)]

@@ -48,7 +48,7 @@ def save_figure(study: Study, figure: Figure, name: str) -> None:
 
 
 def save(figure: Figure, path: Path, most: int = 300_000) -> None:
-    """Write a figure as a PNG of at most so many bytes: with fewer colours, then smaller, where it would take more."""
+    """Write a figure as a PNG of at most `most` bytes, with fewer colours and then smaller if need be."""
     rendered = io.BytesIO()
     figure.savefig(rendered, dpi=110, bbox_inches="tight", pil_kwargs={"optimize": True})
     encoded, picture = rendered.getvalue(), Image.open(rendered).convert("RGB")

@@ -84,7 +84,7 @@ def _how_it_was_made(study: Study) -> str:
 
 
 def write_run(study: Study, notebook: str, made: int, seconds: float) -> None:
-    """Add to runs.csv that a notebook was executed in `seconds`, in which it made so many of its cells."""
+    """Add to runs.csv that executing a notebook took `seconds` and made `made` cells."""
     run = {
         "notebook": notebook,
         "cells made": made,

@@ -64,7 +64,7 @@ class Sources:
 class FromScratch:
     """Sec. 4.4: the `teacher`'s own architecture taught from scratch on a fixed pool of `images`.
 
-    Compared, too: `fewer` images, and a long schedule (with mixup) cut to so many of its `rounds`.
+    Also compared: `fewer` images, and the long schedule (with mixup) cut short to each of `rounds`.
     """
 
     teacher: str
@@ -127,7 +127,7 @@ class Compression:
 
 @dataclass(frozen=True)
 class Quantization:
-    """Sec. 5: the network put on so many `bits`, with ranges set on `calibrating` images, and tuned on `images`."""
+    """Sec. 5: the network quantised to each of `bits`, calibrated on `calibrating` images and tuned on `images`."""
 
     network: str
     bits: tuple[int, ...]
