@@ -15,7 +15,7 @@ from dilib.training import TrainingSettings, train
 DIGITS = data.load("digits")
 TRAINING = TrainingSettings(epochs=6, batch_size=100, flip=False)
 OBJECTIVE = Objective(alpha_tv=0.2, alpha_l2=0.0, alpha_f=1.0, alpha_c=10.0)
-SCHEDULE = Schedule(stages=((32, 100),), lr=0.25, decay="cosine", jitter=2, flip=False, clip=True)
+SCHEDULE = Schedule(stages=((32, 60),), lr=0.25, decay="cosine", jitter=2, flip=False, clip=True)
 
 
 def fresh_network(seed: int = 0) -> torch.nn.Module:
