@@ -3,9 +3,9 @@
 Images pass from one classifier to another as pixels (uint8), never in another one's normalised space.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dilib import losses
+from dilib.structure import Structure, copied, logits_of, structure, unwrapped
+
+Size = int | tuple[int, int]  # of a square image's sides, or height and width
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How pixels become a network's input: per-channel mean and std of pixels in [0, 1], and the resolution.
+
+    `size` is one number, or height and width. Raises ValueError for a mean outside [0, 1] or a std outside (0, 1].
 
     Example:
         >>> cifar10 = Preprocessing(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262), size=32)
@@ -25,12 +30,33 @@ class Preprocessing:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    size: int
+    size: Size
+
+    def __post_init__(self):
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, tuple(float(each) for each in value))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} {value!r} is no list of numbers; give one a channel") from error
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(f"mean {self.mean} and std {self.std} differ in length; give one of each a channel")
+        if not all(0 <= mean <= 1 for mean in self.mean) or not all(0 < std <= 1 for std in self.std):
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} are not of pixels in [0, 1]; divide those of 0 to 255 by 255"
+            )
+        if min(sides(self.size)) < 1:
+            raise ValueError(f"size {self.size} is out of range; give one number of at least 1, or height and width")
 
     @property
     def channels(self) -> int:
         """Number of an image's channels."""
         return len(self.mean)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """An image's channels, height and width."""
+        return (self.channels, *sides(self.size))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (N, C, H, W) in 0..255 → float, zero mean and unit deviation over the training set."""
@@ -46,6 +72,14 @@ class Preprocessing:
         """Normalised images cut to the range that real pixels can take. Eq. 16."""
         mean, std = _columns(self, images.device)
         return losses.clip_to_pixel_range(images, mean, std)
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width. Raises ValueError for anything but one whole number or two."""
+    found = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else ()
+    if len(found) != 2 or not all(isinstance(side, int) for side in found):
+        raise ValueError(f"size {size!r} is no resolution; give one whole number, or height and width")
+    return found
 
 
 @lru_cache
@@ -69,17 +103,31 @@ class Classifier:
     name: str = "network"
     precision: torch.dtype = torch.float32
 
+    def __post_init__(self):
+        object.__setattr__(self, "network", unwrapped(self.network))
+
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.network.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are kept in."""
+        return next(self.network.parameters()).dtype
+
+    @property
     def example(self) -> Tensor:
         """One grey image (1, C, H, W), normalised, to trace the network with."""
-        weight = next(self.network.parameters())
-        shape = (1, self.preprocessing.channels, self.preprocessing.size, self.preprocessing.size)
-        return torch.zeros(shape, device=weight.device, dtype=weight.dtype)
+        return torch.zeros((1, *self.preprocessing.shape), device=self.device, dtype=self.dtype)
+
+    def structure(self) -> Structure:
+        """How many classes it has, and which layer its logits come from, by a forward pass of a copy.
+
+        Raises ValueError for a network that takes no such images, or returns no logits.
+        """
+        frozen = frozen_copy(self.network, torch.promote_types(self.dtype, torch.float32))
+        return structure(frozen.network, self.example.to(frozen.dtype))
 
     def with_network(self, network: nn.Module) -> "Classifier":
         """Another network, such as a student, under the same preprocessing and precision."""
@@ -92,10 +140,10 @@ class Classifier:
     @torch.no_grad()
     def logits(self, pixels: Tensor, batch_size: int = 32) -> Tensor:
         """Logits (N, K), fp32, of images (N, C, H, W), uint8, resampled to the network's own resolution."""
-        found = []
+        frozen, found = frozen_copy(self.network, torch.float32), []
         for batch in pixels.split(batch_size):
             images = resampled(batch.to(self.device), self.preprocessing.size)
-            found.append(self.network(self.preprocessing.normalise(images)).float())
+            found.append(frozen(self.preprocessing.normalise(images)))
         return torch.cat(found)
 
 
@@ -108,49 +156,57 @@ class Frozen(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K) of normalised images (N, C, H, W)."""
-        logits = self.network(images.to(self.dtype, memory_format=torch.channels_last))
+        logits = logits_of(self.network(images.to(self.dtype, memory_format=torch.channels_last)), self.network)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def frozen_copy(network: nn.Module, dtype: torch.dtype) -> Frozen:
     """A copy in evaluation mode without weight gradients, channels last, in `dtype` but for BatchNorm in fp32."""
-    frozen = copy.deepcopy(network).eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
+    frozen = copied(network).eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
     for source, layer in zip(network.modules(), frozen.modules(), strict=True):
         if isinstance(layer, _BatchNorm):
-            layer.to(torch.promote_types(dtype, torch.float32))
-            layer.load_state_dict(source.state_dict())
+            # Of a subclass with layers of its own, such as an activation, only what is BatchNorm's.
+            for theirs, ours in zip(_own_tensors(source), _own_tensors(layer), strict=True):
+                if ours.is_floating_point():
+                    ours.data = theirs.detach().to(torch.promote_types(dtype, torch.float32), copy=True)
     return Frozen(frozen, dtype)
 
 
-def resampled(pixels: Tensor, size: int) -> Tensor:
-    """Square uint8 images (N, C, H, H) at another resolution."""
-    if pixels.shape[-1] == size:
+def _own_tensors(layer: nn.Module) -> list[Tensor]:
+    return list(chain(layer.parameters(recurse=False), layer.buffers(recurse=False)))
+
+
+def resampled(pixels: Tensor, size: Size) -> Tensor:
+    """uint8 images (N, C, H, W) at another resolution."""
+    if tuple(pixels.shape[2:]) == sides(size):
         return pixels
-    resized = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
+    resized = F.interpolate(pixels.float(), sides(size), mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)
 
 
-def class_count(network: nn.Module) -> int:
-    """Number of outputs of a classifier, read from its last linear (or 1×1 convolution) layer."""
-    head = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
-    return head.out_features if isinstance(head, nn.Linear) else head.out_channels
-
-
-def last_linear(network: nn.Module) -> str:
-    """Name of the last linear layer. Raises ValueError where there is none."""
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not names:
-        raise ValueError(f"{type(network).__name__} has no linear layer; give a classifier that ends in one")
-    return names[-1]
-
-
-def logits_and_features(frozen: Frozen, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K) of normalised images (N, C, H, W), and what the last linear layer read for them, (N, D); fp32."""
+def logits_and_features(frozen: Frozen, head: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K) of normalised images (N, C, H, W), and what fed the layer `head`, (N, D), pooled; fp32."""
     found = []
-    head = frozen.get_submodule(last_linear(frozen))
-    handle = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    handle = frozen.network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     try:
         logits = frozen(images)
     finally:
         handle.remove()
-    return logits, found[0].flatten(1).float()
+    features = found[-1]
+    return logits, (features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)).float()
+
+
+def head_of(classifier: Classifier) -> str:
+    """Name of the layer that the logits come from. Raises ValueError where that is no linear layer or 1×1 convolution.
+
+    Example:
+        >>> head_of(Classifier(torchvision.models.resnet18(), preprocessing))
+        'fc'
+    """
+    head = classifier.structure().head
+    if head is None:
+        raise ValueError(
+            f"the logits of {type(classifier.network).__name__} come from no linear layer or 1×1 convolution; "
+            "give a classifier that ends in one"
+        )
+    return head

@@ -17,6 +17,7 @@ from dilib.pool import Batch
 from dilib.precision import autocast_logits
 from dilib.rounds import Run, in_rounds
 from dilib.training import augment, descend, moved, moves, sgd, triangle
+from dilib.trial import checked_student
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,10 @@ def distill(
     even if another process made them.
     The history has "teacher_on_fresh" and "student_on_fresh", measured before the student learns from a batch, and
     "student_on_test", on some of the normalised `test` images (images (N, C, H, W), labels (N,)) and at the end on all.
-    Raises FloatingPointError when the loss stops being finite.
+    Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
+    finite.
     """
+    checked_student(teacher, student)
     frozen, learner = teacher.frozen(), teacher.with_network(student)
     schedule = sgd(student, settings, settings.lr_factor)
     pool: list[Tensor] = []
@@ -103,9 +106,12 @@ def distill(
 
 
 def _teach_round(frozen, student, schedule, pool: list[Tensor], settings, random: torch.Generator) -> float:
-    """One round's updates: the fresh batch first, then batches drawn from the pool; the last loss."""
+    """One round's updates: the fresh batch first, then batches drawn from the pool; the last loss.
+
+    A single image that is left over waits in the pool: BatchNorm takes no batch of one.
+    """
     student.train()
-    fresh = pool[-1].split(settings.batch_size)
+    fresh = [part for part in pool[-1].split(settings.batch_size) if len(part) > 1 or settings.batch_size == 1]
     for update in range(settings.updates):
         if update < len(fresh):
             images = fresh[update]
@@ -137,8 +143,10 @@ def distill_on_pool(
     """Teach `student` in place on fixed images, uint8 (N, C, H, W); "student_on_test" and seconds a round. Sec. 4.4.
 
     Processes that torchrun started teach one student together, and it ends as a single process would have taught it.
-    Raises FloatingPointError when the loss stops being finite.
+    Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
+    finite.
     """
+    checked_student(teacher, student)
     frozen, learner = teacher.frozen(), distributed.shared(student)
     schedule = sgd(student, settings, settings.lr_factor)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.image.inception import InceptionScore
 
-from dilib.classifier import Classifier, frozen_copy, logits_and_features
+from dilib.classifier import Classifier, frozen_copy, head_of, logits_and_features
 from dilib.data import Split
 
 WATCHED = 5  # every fifth test image is enough to follow a student's progress
@@ -56,13 +56,17 @@ def split_accuracy(classifier: Classifier, split: Split, batch_size: int = 1000)
 
 @torch.no_grad()
 def penultimate_features(classifier: Classifier, pixels: Tensor, batch_size: int = 250) -> Tensor:
-    """What the last linear layer reads, (N, D), fp32, on the CPU, of images (N, C, H, W), uint8.
+    """What feeds the layer that makes the logits, (N, D), fp32, on the CPU, of images (N, C, H, W), uint8.
 
-    Raises ValueError for a network without a linear layer.
+    Raises ValueError where that is no linear layer or 1×1 convolution.
     """
-    frozen, preprocessing = frozen_copy(classifier.network, torch.float32), classifier.preprocessing
+    frozen, preprocessing, head = (
+        frozen_copy(classifier.network, torch.float32),
+        classifier.preprocessing,
+        head_of(classifier),
+    )
     batches = (preprocessing.normalise(batch.to(classifier.device)) for batch in pixels.split(batch_size))
-    return torch.cat([logits_and_features(frozen, batch)[1].cpu() for batch in batches])
+    return torch.cat([logits_and_features(frozen, head, batch)[1].cpu() for batch in batches])
 
 
 def coverage(real: Tensor, made: Tensor, neighbours: int = 5) -> float:

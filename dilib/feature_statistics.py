@@ -1,90 +1,103 @@
 """Feature statistics: what every BatchNorm layer of a network saw in training, and what it sees in a batch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.overrides import TorchFunctionMode
 
 from dilib import losses
-from dilib.classifier import Frozen, frozen_copy
+from dilib.classifier import frozen_copy
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
     """Mean and (biased) variance, per channel, of the input of each BatchNorm layer: one (channels,) tensor a layer.
 
-    `weights`, one a layer, say how much each counts in `distance`; None for 1 each.
+    `first` says how much the layer counts in `distance` that runs first, whose features are closest to pixels; each
+    other layer counts 1.
     """
 
-    means: tuple[Tensor, ...]
-    variances: tuple[Tensor, ...]
-    weights: tuple[float, ...] | None = None
+    means: Mapping[str, Tensor]
+    variances: Mapping[str, Tensor]
+    first: float = 1.0
 
     @classmethod
     def from_batchnorm(cls, network: nn.Module, first: float = 1.0) -> "FeatureStatistics":
-        """The running mean and variance stored in training. Eqs. 5 and 6. Raises ValueError without BatchNorm.
-
-        `first` is the weight of the first layer, whose features are closest to pixels.
-        """
+        """The running mean and variance stored in training. Eqs. 5 and 6. Raises ValueError without BatchNorm."""
         layers = batchnorm_layers(network)
         return cls(
-            tuple(layer.running_mean.detach().float().clone() for layer in layers),
-            tuple(layer.running_var.detach().float().clone() for layer in layers),
-            None if first == 1 else (first, *[1.0] * (len(layers) - 1)),
+            {name: layer.running_mean.detach().float().clone() for name, layer in layers.items()},
+            {name: layer.running_var.detach().float().clone() for name, layer in layers.items()},
+            first,
         )
 
     @classmethod
     def from_images(cls, network: nn.Module, images: Tensor, batch_size: int = 256) -> "FeatureStatistics":
         """Measured over real images (N, C, H, W), normalised for `network`. Sec. A.2, Table 8."""
-        observed, layers = observe(network, torch.float32)
-        batches = [
-            batch_moments(observed, layers, images[i : i + batch_size]) for i in range(0, len(images), batch_size)
-        ]
-        weights = torch.tensor([len(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
-        weights = (weights / len(images)).to(images.device).view(-1, 1)
-        means, variances = [], []
-        for layer in range(len(layers)):
-            mean = torch.stack([batch.means[layer] for batch in batches])
-            variance = torch.stack([batch.variances[layer] for batch in batches])
-            pooled = (weights * mean).sum(0)
-            means.append(pooled)
-            variances.append((weights * (variance + (mean - pooled) ** 2)).sum(0))
-        return cls(tuple(means), tuple(variances))
+        observed = Observed(network, torch.float32)
+        batches = [observed.moments_of(batch) for batch in images.split(batch_size)]
+        weights = torch.tensor([len(batch) / len(images) for batch in images.split(batch_size)])
+        weights = weights.to(images.device).view(-1, 1)
+        means, variances = {}, {}
+        for name in batches[0].means:
+            mean = torch.stack([batch.means[name] for batch in batches])
+            variance = torch.stack([batch.variances[name] for batch in batches])
+            means[name] = (weights * mean).sum(0)
+            variances[name] = (weights * (variance + (mean - means[name]) ** 2)).sum(0)
+        return cls(means, variances)
 
     def tensors(self) -> dict[str, Tensor]:
         """All means and variances by name, as a file holds them; `like` reads them back."""
         named = {"mean": self.means, "variance": self.variances}
-        return {f"{name}.{layer}": value for name, values in named.items() for layer, value in enumerate(values)}
+        return {f"{kind}.{layer}": value for kind, values in named.items() for layer, value in values.items()}
 
     def like(self, tensors: dict[str, Tensor]) -> "FeatureStatistics":
-        """Statistics of the same layers from what `tensors` returned; the weights stay."""
+        """Statistics of the same network from what `tensors` returned; `first` stays."""
         means, variances = (
-            tuple(tensors[f"{name}.{layer}"].to(mine.device) for layer, mine in enumerate(self.means))
-            for name in ("mean", "variance")
+            {
+                layer: tensors[f"{kind}.{layer}"].to(mine.device)
+                for layer, mine in self.means.items()
+                if f"{kind}.{layer}" in tensors
+            }
+            for kind in ("mean", "variance")
         )
-        return FeatureStatistics(means, variances, self.weights)
+        return FeatureStatistics(means, variances, self.first)
 
     def joined(self, other: "FeatureStatistics", share: float) -> "FeatureStatistics":
-        """Statistics of a mixture of images, of which a `share` in [0, 1] comes from where `other` was measured."""
-        pairs = list(zip(self.means, other.means, strict=True))
-        spreads = [share * (1 - share) * (mine - theirs) ** 2 for mine, theirs in pairs]
-        variances = zip(self.variances, other.variances, spreads, strict=True)
-        return FeatureStatistics(
-            tuple(torch.lerp(mine, theirs, share) for mine, theirs in pairs),
-            tuple(torch.lerp(mine, theirs, share) + spread for mine, theirs, spread in variances),
-            self.weights,
-        )
+        """Statistics of a mixture of images, of which a `share` in [0, 1] comes from where `other` was measured.
+
+        Of the layers that both have: layers that did not run were not measured.
+        """
+        means, variances = {}, {}
+        for layer, theirs in other.means.items():
+            mine = self.means[layer]
+            means[layer] = torch.lerp(mine, theirs, share)
+            spread = share * (1 - share) * (mine - theirs) ** 2
+            variances[layer] = torch.lerp(self.variances[layer], other.variances[layer], share) + spread
+        return FeatureStatistics(means, variances, self.first)
 
     def distance(self, batch: "FeatureStatistics") -> Tensor:
-        """R_feature of a batch's statistics to these. Eq. 4."""
-        return losses.feature_distance(batch.means, batch.variances, self.means, self.variances, self.weights)
+        """R_feature of a batch's statistics to these, over the layers that ran. Eq. 4."""
+        layers = list(batch.means)
+        return losses.feature_distance(
+            [batch.means[layer] for layer in layers],
+            [batch.variances[layer] for layer in layers],
+            [self.means[layer] for layer in layers],
+            [self.variances[layer] for layer in layers],
+            [self.first, *[1.0] * (len(layers) - 1)],
+        )
 
 
-def batchnorm_layers(network: nn.Module) -> list[_BatchNorm]:
-    """The network's BatchNorm layers that carry running statistics. Raises ValueError when there is none."""
-    layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+def batchnorm_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers that carry BatchNorm's running statistics, by name: torch's own, and others' such as FrozenBatchNorm2d.
+
+    Raises ValueError when there is none.
+    """
+    layers = {name: layer for name, layer in network.named_modules() if _has_statistics(layer)}
     if not layers:
         raise ValueError(
             f"{type(network).__name__} has no BatchNorm layer with running statistics; DeepInversion needs a network "
@@ -93,42 +106,110 @@ def batchnorm_layers(network: nn.Module) -> list[_BatchNorm]:
     return layers
 
 
-def observe(network: nn.Module, dtype: torch.dtype) -> tuple[Frozen, list["ObservedBatchNorm"]]:
-    """A frozen copy whose BatchNorm layers record the moments of their last input, and these layers in order."""
-    batchnorm_layers(network)
-    observed = frozen_copy(network, dtype)
-    for parent in list(observed.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, _BatchNorm) and child.running_mean is not None:
-                setattr(parent, name, ObservedBatchNorm(child))
-    return observed, [module for module in observed.modules() if isinstance(module, ObservedBatchNorm)]
+def _has_statistics(layer: nn.Module) -> bool:
+    stored = (getattr(layer, "running_mean", None), getattr(layer, "running_var", None))
+    return all(isinstance(each, Tensor) for each in stored) and not isinstance(layer, _InstanceNorm)
 
 
-def recorded(layers: list["ObservedBatchNorm"]) -> FeatureStatistics:
-    """The statistics that the last forward pass left in the observed layers; differentiable."""
-    return FeatureStatistics(tuple(layer.mean for layer in layers), tuple(layer.variance for layer in layers))
+@dataclass
+class _Seen:
+    """The moments of every input that the layers have read in one forward pass, by layer, in the order they ran."""
+
+    means: dict[str, list[Tensor]] = field(default_factory=dict)
+    variances: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def calls(self, layer: str) -> int:
+        return len(self.means.get(layer, ()))
+
+    def add(self, layer: str, mean: Tensor, variance: Tensor) -> None:
+        self.means.setdefault(layer, []).append(mean)
+        self.variances.setdefault(layer, []).append(variance)
 
 
-@torch.no_grad()
-def batch_moments(observed: nn.Module, layers: list["ObservedBatchNorm"], images: Tensor) -> FeatureStatistics:
-    """Statistics of one batch (N, C, H, W), without gradients."""
-    observed(images)
-    return recorded(layers)
+class Observed:
+    """A frozen copy of a network that keeps the moments of what its BatchNorm layers read, differentiably.
+
+    Every layer runs as it is, whatever its class and hooks: where one calls BatchNorm on its stored statistics, the
+    call is answered by one node that gives the moments, too; of one that does its own arithmetic, the input is measured.
+    Layers that do not run do not count. Raises ValueError without BatchNorm.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype):
+        self.frozen = frozen_copy(network, dtype)
+        layers = batchnorm_layers(self.frozen.network)
+        self._watch = _BatchNormCalls({id(layer.running_mean): name for name, layer in layers.items()})
+        for name, layer in layers.items():
+            _measure_own_arithmetic(name, layer, self._watch)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of normalised images (N, C, H, W)."""
+        self._watch.seen = _Seen()
+        with self._watch:
+            return self.frozen(images)
+
+    @property
+    def moments(self) -> FeatureStatistics:
+        """What the last forward pass showed, layers in the order that they ran; differentiable.
+
+        The calls of a layer that ran more than once count alike, as in its running statistics.
+        """
+        means, variances = (
+            {layer: values[0] if len(values) == 1 else torch.stack(values).mean(0) for layer, values in found.items()}
+            for found in (self._watch.seen.means, self._watch.seen.variances)
+        )
+        return FeatureStatistics(means, variances)
+
+    @torch.no_grad()
+    def moments_of(self, images: Tensor) -> FeatureStatistics:
+        """Statistics of one batch (N, C, H, W), without gradients."""
+        self(images)
+        return self.moments
 
 
-class ObservedBatchNorm(nn.Module):
-    """A frozen BatchNorm layer that keeps the mean and variance of its last input, differentiably."""
+class _BatchNormCalls(TorchFunctionMode):
+    """Answers the calls of BatchNorm on the stored statistics of known layers, and notes what they read."""
 
-    def __init__(self, norm: _BatchNorm):
+    def __init__(self, layers: dict[int, str]):
         super().__init__()
-        self.norm = norm
-        scale = torch.rsqrt(norm.running_var + norm.eps)
-        self.register_buffer("scale", scale if norm.weight is None else scale * norm.weight)
-        self.mean = self.variance = None
+        self.layers, self.seen = layers, _Seen()
 
-    def forward(self, features: Tensor) -> Tensor:
-        output, self.mean, self.variance = _NormWithMoments.apply(features, self.norm, self.scale)
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.batch_norm:
+            return self._batch_norm(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+    ):
+        layer = self.layers.get(id(running_mean))
+        if layer is None or training:
+            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        output, mean, variance = _NormWithMoments.apply(input, running_mean, running_var, weight, bias, eps)
+        self.seen.add(layer, mean, variance)
         return output
+
+
+def _measure_own_arithmetic(name: str, layer: nn.Module, watch: "_BatchNormCalls") -> None:
+    """Have the layer's input measured at each call in which it does not come to BatchNorm itself."""
+    before: list[int] = []
+    layer.register_forward_pre_hook(lambda layer, inputs: before.append(watch.seen.calls(name)))
+
+    def measure(layer: nn.Module, inputs: tuple, output) -> None:
+        if watch.seen.calls(name) == before.pop():
+            watch.seen.add(name, *_moments(name, inputs[0], len(layer.running_mean)))
+
+    layer.register_forward_hook(measure)
+
+
+def _moments(name: str, features: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (channels,) over all but the second axis, in fp32 or better."""
+    if features.ndim < 2 or features.shape[1] != channels:
+        raise ValueError(
+            f"{name} keeps statistics of {channels} channels but reads {tuple(features.shape)}; "
+            "have it call torch.nn.functional.batch_norm, or give a network whose channels are the second axis"
+        )
+    values = features.to(torch.promote_types(features.dtype, torch.float32)).transpose(0, 1).flatten(1)
+    return values.mean(1), values.var(1, correction=0)
 
 
 class _NormWithMoments(torch.autograd.Function):
@@ -139,21 +220,14 @@ class _NormWithMoments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, features: Tensor, norm: _BatchNorm, scale: Tensor):
+    def forward(ctx, features: Tensor, running_mean, running_var, weight, bias, eps: float):
         # Passing running statistics makes the kernel keep its sums in their precision, fp32.
-        unused = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)
+        unused = torch.zeros_like(running_mean), torch.zeros_like(running_var)
         mean, variance = torch.batch_norm_update_stats(features, *unused, 0.0)
-        ctx.save_for_backward(features, mean, scale)
+        scale = torch.rsqrt(running_var + eps)
+        ctx.save_for_backward(features, mean, scale if weight is None else scale * weight)
         ctx.count = features.numel() // features.shape[1]
-        output = F.batch_norm(
-            features,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight,
-            norm.bias,
-            training=False,
-            eps=norm.eps,
-        )
+        output = F.batch_norm(features, running_mean, running_var, weight, bias, training=False, eps=eps)
         return output, mean, variance
 
     @staticmethod
@@ -162,4 +236,4 @@ class _NormWithMoments(torch.autograd.Function):
         weight, bias = grad_variance * (2 / ctx.count), grad_mean / ctx.count
         gradient = F.batch_norm(features, mean, torch.ones_like(mean), weight, bias, training=False, eps=0.0)
         scale = scale.to(gradient.dtype).view(1, -1, *[1] * (gradient.ndim - 2))
-        return gradient.addcmul_(grad_output, scale), None, None
+        return gradient.addcmul_(grad_output, scale), None, None, None, None, None

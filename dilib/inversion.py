@@ -4,18 +4,24 @@ The four methods of the paper are one loop with terms switched on: Noise (classi
 prior), DeepInversion (+ feature statistics), Adaptive DeepInversion (+ competition with a student).
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dilib import losses
-from dilib.classifier import Classifier, class_count, frozen_copy
-from dilib.feature_statistics import FeatureStatistics, batchnorm_layers, observe, recorded
+from dilib.classifier import Classifier, Preprocessing, Size, frozen_copy, sides
+from dilib.feature_statistics import FeatureStatistics, Observed
+from dilib.structure import undisturbed
+from dilib.trial import checked_student, targets, tried
 
 TERMS = ("classification", "prior", "feature", "compete")
+SMALL = 64  # pixels a side, up to which the paper's settings for CIFAR-10 are nearer than those for ImageNet
+UPDATE_SEEDS = 1_000_003  # update i of an inversion with seed s gives a network that draws numbers s·UPDATE_SEEDS + i
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,13 @@ class Objective:
     alpha_f: float = 10.0
     alpha_c: float = 10.0
     temperature: float = 3.0
+
+    @classmethod
+    def for_images(cls, preprocessing: Preprocessing) -> "Objective":
+        """The paper's weights: for CIFAR-10 up to 64 pixels a side (Sec. 4.1), for ImageNet above (Sec. 4.2)."""
+        if max(sides(preprocessing.size)) <= SMALL:
+            return cls()
+        return cls(alpha_tv=1e-4, alpha_l2=0.0, alpha_f=1e-2, alpha_c=0.2)
 
     def noise(self) -> "Objective":
         """Classification loss alone: Noise (L)."""
@@ -45,13 +58,13 @@ class Objective:
 class Schedule:
     """How pixels are optimised: (resolution, updates) stages, Adam's rate and its decay, augmentation, clipping.
 
-    `decay` is "constant" (the paper) or "cosine", within each stage. `jitter` is the largest roll in pixels at the
+    A resolution is one number, height and width, or None for that of the teacher's preprocessing. `decay` is "constant" (the paper) or "cosine", within each stage. `jitter` is the largest roll in pixels at the
     last resolution. A later stage starts from the earlier one's images, nearest-neighbour up-sampled (Sec. 4.4).
     With `warm_start` above 0, batches after the first start from that share of an earlier batch and the rest of noise,
     and get `warm_updates` at the last resolution.
     """
 
-    stages: tuple[tuple[int, int], ...] = ((32, 2000),)
+    stages: tuple[tuple[Size | None, int], ...] = ((None, 2000),)
     lr: float = 0.05
     decay: str = "constant"
     jitter: int = 4
@@ -63,7 +76,7 @@ class Schedule:
     def __post_init__(self):
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f"decay {self.decay!r} is unknown; choose constant or cosine")
-        if not self.stages or any(size < 1 or updates < 1 for size, updates in self.stages):
+        if not self.stages or any(min(sides(size or 1)) < 1 or updates < 1 for size, updates in self.stages):
             raise ValueError(f"stages {self.stages} must be (resolution, updates) pairs, each at least 1")
         if not 0 <= self.warm_start < 1:
             raise ValueError(f"warm_start {self.warm_start} is out of range; choose 0 (noise alone) to below 1")
@@ -71,6 +84,19 @@ class Schedule:
             raise ValueError(
                 f"warm_start {self.warm_start} with warm_updates {self.warm_updates}; give both, or neither"
             )
+
+    @classmethod
+    def for_images(cls, preprocessing: Preprocessing) -> "Schedule":
+        """The paper's: for CIFAR-10 up to 64 pixels a side (Sec. 4.1), in two resolutions above (Sec. 4.4)."""
+        height, width = sides(preprocessing.size)
+        if max(height, width) <= SMALL:
+            return cls()
+        stages = (((height // 2, width // 2), 2000), (None, 1000))
+        return cls(stages, lr=0.2, jitter=round(30 * min(height, width) / 224), clip=True)
+
+    def sized(self, size: Size) -> "Schedule":
+        """The schedule with this resolution for stages that have none."""
+        return replace(self, stages=tuple((size if stage is None else stage, count) for stage, count in self.stages))
 
     def updates(self, batches: int = 1) -> int:
         """Gradient updates of the first `batches` batches in all."""
@@ -84,8 +110,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Inversion:
-    """Synthesised images (N, C, H, W) in the teacher's normalised space, their labels (N,), and the loss terms.
+    """Synthesised images (N, C, H, W) in the teacher's normalised space, their labels, and the loss terms.
 
+    Labels are classes (N,), or distributions over them (N, K).
     `history` (updates, 4) holds the terms in the order of TERMS, R_prior with its weights α and the others without; a
     term that is switched off is 0.
     """
@@ -104,14 +131,16 @@ def invert(
     watch: Callable[[int, Tensor], None] | None = None,
     **options,
 ) -> Inversion:
-    """Optimise a batch of images from N(0, 1) noise towards `labels` (N,). Eqs. 2 to 9, Sec. 4.1.
+    """Optimise a batch of images from N(0, 1) noise towards `labels`. Eqs. 2 to 9, Sec. 4.1.
 
-    `watch(updates done, images)` is called after each update; the other options are those of `updates`. The same seed
+    `labels` are classes (N,), or distributions over all of them (N, K). `watch(updates done, images)` is called after each update; the other options are those of `updates`. The same seed
     and precision on the same machine give the same images, bit for bit.
     Raises ValueError for bad input and FloatingPointError when a loss stops being finite.
 
     Example:
-        >>> made = invert(teacher, balanced_labels(64, 10, seed=0), Objective().deepinversion(), Schedule())
+        >>> labels = balanced_labels(64, 10, seed=0)
+        >>> objective = Objective.for_images(teacher.preprocessing).deepinversion()
+        >>> made = invert(teacher, labels, objective, Schedule.for_images(teacher.preprocessing))
         >>> pixels = teacher.preprocessing.to_pixels(made.images)  # uint8 (64, 3, 32, 32)
     """
     images, history = None, []
@@ -123,7 +152,7 @@ def invert(
         if len(history) % 50 == 0:
             _require_finite(history)
     _require_finite(history)
-    return Inversion(images, labels.to(images.device), torch.stack(history).cpu())
+    return Inversion(images, torch.as_tensor(labels).to(images.device), torch.stack(history).cpu())
 
 
 def updates(
@@ -143,32 +172,51 @@ def updates(
     in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
     schedule's warm start. The images are the ones being optimised, not a copy. Raises ValueError for bad input at once.
     """
-    _check(teacher, labels, objective, student, start)
-    _check_resolution(teacher, schedule)
+    schedule = schedule.sized(teacher.preprocessing.size)
+    if objective.alpha_f > 0:
+        statistics = statistics or FeatureStatistics.from_batchnorm(teacher.network)
+    labels, random = _checked(teacher, labels, objective, schedule, statistics, student, start)
     if start is not None:
         schedule = schedule.after_a_warm_start()
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(labels), teacher.preprocessing.channels, *[schedule.stages[0][0]] * 2)
+    shape = (len(labels), teacher.preprocessing.channels, *sides(schedule.stages[0][0]))
     images = torch.randn(shape, generator=generator).to(teacher.device)
     if start is not None:
         images = _blend(start.to(teacher.device), images, schedule.warm_start)
     terms_of = _terms(teacher, labels.to(teacher.device), objective, statistics, student)
-    return _optimise(terms_of, images, teacher, objective, schedule, generator)
+    prepared = partial(_seeded, terms_of, seed) if random else partial(_graphed, terms_of)
+    return _optimise(prepared, images, teacher, objective, schedule, generator)
+
+
+def _checked(teacher, labels, objective, schedule, statistics, student, start) -> tuple[Tensor, bool]:
+    """The labels as targets, and whether a network draws random numbers; raises ValueError for bad input."""
+    if objective.alpha_c > 0 and student is None:
+        raise ValueError(f"alpha_c is {objective.alpha_c} but no student is given; pass student= or set alpha_c to 0")
+    trial = tried(teacher, [size for size, _ in schedule.stages], statistics if objective.alpha_f > 0 else None)
+    labels, random = targets(labels, trial.classes), trial.random
+    if start is not None and start.shape[:2] != (len(labels), teacher.preprocessing.channels):
+        channels = teacher.preprocessing.channels
+        raise ValueError(f"start has shape {tuple(start.shape)}; give {len(labels)} images of {channels} channels")
+    if objective.alpha_c > 0:
+        random |= checked_student(teacher, student, trial.classes).random
+    return labels, random
 
 
 def _blend(start: Tensor, noise: Tensor, share: float) -> Tensor:
     """`share` of the start and as much noise as keeps the variance of images that have unit variance."""
-    return share * F.interpolate(start, noise.shape[-1], mode="area") + (1 - share**2) ** 0.5 * noise
+    return share * F.interpolate(start, noise.shape[2:], mode="area") + (1 - share**2) ** 0.5 * noise
 
 
-def _optimise(terms_of, images, teacher, objective, schedule, generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _optimise(prepared, images, teacher, objective, schedule, generator) -> Iterator[tuple[Tensor, Tensor]]:
     weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=images.device)
     for size, steps in schedule.stages:
-        images = images.detach() if images.shape[-1] == size else F.interpolate(images.detach(), size)
+        images = images.detach()
+        if tuple(images.shape[2:]) != sides(size):
+            images = F.interpolate(images, sides(size))
         images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
         optimizer, decay = _adam(images, schedule, steps)
-        terms_of_view = _graphed(terms_of, images)
-        for view in views(images, schedule, size, steps, generator):
+        terms_of_view = prepared(images)
+        for view in views(images, schedule, steps, generator):
             terms = terms_of_view(view)
             optimizer.zero_grad()
             (terms * weights).sum().backward()
@@ -187,13 +235,21 @@ def _graphed(terms_of: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[
     return torch.cuda.make_graphed_callables(terms_of, (torch.zeros_like(images).requires_grad_(),))
 
 
+def _seeded(terms_of: Callable[[Tensor], Tensor], seed: int, images: Tensor) -> Callable[[Tensor], Tensor]:
+    """For networks that draw random numbers in evaluation mode: the same ones, whoever draws others meanwhile."""
+    done = itertools.count()
+
+    def seeded(view: Tensor) -> Tensor:
+        with undisturbed(seed * UPDATE_SEEDS + next(done)):
+            return terms_of(view)
+
+    return seeded
+
+
 def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor], Tensor]:
     """The function from images (N, C, H, W) to the four terms of the loss, in the order of TERMS."""
-    if objective.alpha_f > 0:
-        network, layers = observe(teacher.network, teacher.precision)
-        statistics = statistics or FeatureStatistics.from_batchnorm(teacher.network)
-    else:
-        network, layers = teacher.frozen(), None
+    observed = objective.alpha_f > 0
+    network = (Observed if observed else frozen_copy)(teacher.network, teacher.precision)
     rival = frozen_copy(student, teacher.precision) if objective.alpha_c > 0 else None
 
     def terms(images: Tensor) -> Tensor:
@@ -202,8 +258,8 @@ def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor]
         prior = feature = compete = logits.new_zeros(())
         if objective.alpha_tv or objective.alpha_l2:
             prior = losses.image_prior(images, objective.alpha_tv, objective.alpha_l2)
-        if layers:
-            feature = statistics.distance(recorded(layers))
+        if observed:
+            feature = statistics.distance(network.moments)
         if rival:
             compete = losses.competition(logits, rival(inputs), objective.temperature)
         return torch.stack([F.cross_entropy(logits, labels), prior, feature, compete])
@@ -218,9 +274,9 @@ def _adam(images: Tensor, schedule: Schedule, updates: int):
     return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def views(images: Tensor, schedule: Schedule, size: int, updates: int, generator: torch.Generator) -> Iterator[Tensor]:
+def views(images: Tensor, schedule: Schedule, updates: int, generator: torch.Generator) -> Iterator[Tensor]:
     """The images as each of `updates` forward passes sees them: rolled by up to the jitter, flipped half the time."""
-    jitter = round(schedule.jitter * size / schedule.stages[-1][0])
+    jitter = round(schedule.jitter * images.shape[2] / sides(schedule.stages[-1][0])[0])
     shifts = torch.randint(-jitter, jitter + 1, (updates, 2), generator=generator).tolist()
     flips = (torch.rand(updates, generator=generator) < 0.5).tolist()
     for shift, flip in zip(shifts, flips, strict=True):
@@ -235,40 +291,6 @@ def _require_finite(history: list[Tensor]) -> None:
         step = int(bad[0])
         values = ", ".join(f"{name} {value:.4g}" for name, value in zip(TERMS, terms[step].tolist(), strict=True))
         raise FloatingPointError(f"loss not finite at update {step + 1}: {values}; lower the learning rate or α")
-
-
-def _check(teacher: Classifier, labels: Tensor, objective: Objective, student, start: Tensor | None) -> None:
-    channels = teacher.preprocessing.channels
-    if teacher.network.training:
-        raise ValueError("the teacher is in training mode; call teacher.eval() first")
-    if objective.alpha_f > 0:
-        batchnorm_layers(teacher.network)
-    first = next((module for module in teacher.network.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is not None and first.in_channels != channels:
-        raise ValueError(
-            f"the teacher takes {first.in_channels} channels but its preprocessing has {channels}; "
-            "give one mean and std a channel"
-        )
-    if objective.alpha_c > 0 and student is None:
-        raise ValueError(f"alpha_c is {objective.alpha_c} but no student is given; pass student= or set alpha_c to 0")
-    if start is not None and start.shape[:2] != (len(labels), channels):
-        raise ValueError(f"start has shape {tuple(start.shape)}; give {len(labels)} images of {channels} channels")
-    classes = class_count(teacher.network)
-    if labels.ndim != 1 or len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
-        span = f"{labels.min()}..{labels.max()}" if labels.numel() else "none"
-        raise ValueError(f"labels {span} do not fit the teacher's {classes} classes; use 0..{classes - 1}")
-
-
-@torch.no_grad()
-def _check_resolution(teacher: Classifier, schedule: Schedule) -> None:
-    size = min(size for size, _ in schedule.stages)
-    try:
-        teacher.network(torch.zeros(1, teacher.preprocessing.channels, size, size, device=teacher.device))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ValueError(
-            f"{type(teacher.network).__name__} can't take {size}×{size} images ({reason}); use larger ones"
-        ) from error
 
 
 def balanced_labels(batch_size: int, classes: int, seed: int) -> Tensor:

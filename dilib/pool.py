@@ -23,6 +23,7 @@ from torchvision.utils import make_grid
 
 from dilib import precision
 from dilib.artifacts import has_tensors, load_tensors, save_tensors, write_atomically
+from dilib.classifier import sides
 from dilib.data import Split
 from dilib.image_folders import mapped
 from dilib.recipe import Recipe
@@ -140,8 +141,7 @@ class ImagePool:
                 pixels = preprocessing.to_pixels(self.load(index).images)
                 yield pixels[: count - index * size].cpu().numpy()
 
-        resolution = self.recipe.schedule(0).stages[-1][0]
-        shape = (count, preprocessing.channels, resolution, resolution)
+        shape = (count, preprocessing.channels, *sides(self.recipe.schedule(0).stages[-1][0]))
         labels, seconds = zip(*map(self._labels_and_seconds, range(batches)), strict=True)
         with self._lock("pixels"):
             pixels = mapped(self.folder / f"pixels-{count}.npy", shape, parts)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dilib.structure import logits_of
 from dilib.timing import one_thread, processor_seconds
 
 
@@ -46,4 +47,4 @@ def autocast_logits(network: nn.Module, images: Tensor, dtype: torch.dtype) -> T
     """Logits (N, K), fp32, of images (N, C, H, W) from a forward pass in `dtype`; weights and gradients stay fp32."""
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-        return network(images).float()
+        return logits_of(network(images), network).float()

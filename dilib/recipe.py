@@ -79,7 +79,7 @@ class Recipe:
 
     def schedule(self, index: int) -> Schedule:
         """The schedule of batch `index`."""
-        return self.schedules[index % len(self.schedules)]
+        return self.schedules[index % len(self.schedules)].sized(self.teacher.preprocessing.size)
 
     def batch_seed(self, index: int) -> int:
         """The seed of all that is random in batch `index`."""

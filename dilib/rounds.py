@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dilib import precision as precisions
 from dilib.artifacts import load_tensors, save_tensors
+from dilib.structure import undisturbed
 
 ROUND_SEEDS = 100_003  # round i of a run with seed s draws random numbers from seed s·ROUND_SEEDS + i
 
@@ -59,7 +60,9 @@ def in_rounds(
     done, history = _restored(parts, run)
     for index in range(done, rounds):
         started = time.perf_counter()
-        measured = work(index, torch.Generator().manual_seed(run.seed * ROUND_SEEDS + index))
+        seed = run.seed * ROUND_SEEDS + index
+        with undisturbed(seed):  # dropout draws from torch's own generator
+            measured = work(index, torch.Generator().manual_seed(seed))
         loss = measured.pop("loss")
         if not math.isfinite(loss):
             raise FloatingPointError(f"{label}: loss {loss} in round {index + 1}; lower the learning rate")

@@ -3,25 +3,25 @@ import torch
 from torch import nn
 
 from dilib.classifier import frozen_copy
-from dilib.feature_statistics import FeatureStatistics, batch_moments, observe, recorded
+from dilib.feature_statistics import FeatureStatistics, Observed
 
 
 def textbook_statistics(network, images):
     """Hooks, stock mean and variance, stock autograd: slow and plainly right."""
-    means, variances, handles = [], [], []
-    for module in network.modules():
+    means, variances, handles = {}, {}, []
+    for name, module in getattr(network, "network", network).named_modules():
         if isinstance(module, nn.BatchNorm2d):
 
-            def hook(_, inputs):
+            def hook(_, inputs, name=name):
                 features = inputs[0] if inputs[0].dtype == torch.float64 else inputs[0].float()
-                means.append(features.mean((0, 2, 3)))
-                variances.append(features.var((0, 2, 3), correction=0))
+                means[name] = features.mean((0, 2, 3))
+                variances[name] = features.var((0, 2, 3), correction=0)
 
             handles.append(module.register_forward_pre_hook(hook))
     logits = network(images)
     for handle in handles:
         handle.remove()
-    return logits, FeatureStatistics(tuple(means), tuple(variances))
+    return logits, FeatureStatistics(means, variances)
 
 
 def textbook_gradient(network, images, stored):
@@ -30,8 +30,8 @@ def textbook_gradient(network, images, stored):
 
 
 def observed_gradient(network, images, stored, dtype):
-    observed, layers = observe(network, dtype)
-    logits, seen = observed(images.to(dtype)), recorded(layers)
+    observed = Observed(network, dtype)
+    logits, seen = observed(images.to(dtype)), observed.moments
     return torch.autograd.grad(logits.double().square().sum() + stored.distance(seen), images)[0], seen
 
 
@@ -46,8 +46,8 @@ def test_statistics_and_gradient_agree_with_a_float64_reference(network, dtype, 
     expected, seen = textbook_gradient(reference, images, stored)
     gradient, moments = observed_gradient(reference, images, stored, dtype)
     assert error(gradient, expected) < tolerance
-    for ours, theirs in zip((*moments.means, *moments.variances), (*seen.means, *seen.variances), strict=True):
-        assert error(ours, theirs) < tolerance
+    for name, value in moments.tensors().items():
+        assert error(value, seen.tensors()[name]) < tolerance
 
 
 def test_bfloat16_costs_no_more_than_its_own_error(network):
@@ -58,23 +58,21 @@ def test_bfloat16_costs_no_more_than_its_own_error(network):
     gradient, moments = observed_gradient(reference, images, stored, torch.bfloat16)
     assert error(gradient, expected) < 1.1 * error(stock, expected)
     # The sums are kept in fp32: the first layer sees features rounded to 8 bits, and their mean is better than that.
-    assert error(moments.means[0], seen.means[0]) < 2**-8
+    assert error(moments.means["0.1"], seen.means["0.1"]) < 2**-8
 
 
 def test_statistics_over_many_batches_are_those_of_one(network):
     images = torch.randn(50, 3, 32, 32)
-    observed, layers = observe(network, torch.float32)
-    whole = batch_moments(observed, layers, images)
+    whole = Observed(network, torch.float32).moments_of(images)
     split = FeatureStatistics.from_images(network, images, batch_size=16)
-    for a, b in zip((*whole.means, *whole.variances), (*split.means, *split.variances), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(split.tensors(), whole.tensors(), rtol=1e-4, atol=1e-4)
 
 
 def test_stored_statistics_are_the_running_ones_and_observing_changes_nothing(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     stored = FeatureStatistics.from_batchnorm(network)
-    assert torch.equal(stored.means[0], network[0][1].running_mean)
-    observed, _ = observe(network, torch.float32)
+    assert torch.equal(stored.means["0.1"], network[0][1].running_mean)
+    observed = Observed(network, torch.float32)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(observed(images), network(images), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -89,6 +87,5 @@ def test_joined_statistics_are_those_of_all_images(network):
     images = torch.randn(40, 3, 32, 32) + torch.linspace(0, 2, 40).view(-1, 1, 1, 1)
     first, second = (FeatureStatistics.from_images(network, part) for part in images.split([30, 10]))
     whole, joined = FeatureStatistics.from_images(network, images), first.joined(second, share=0.25)
-    for ours, theirs in zip((*joined.means, *joined.variances), (*whole.means, *whole.variances), strict=True):
-        assert error(ours, theirs) < 1e-5
-    torch.testing.assert_close(first.like(joined.tensors()), joined)
+    torch.testing.assert_close(joined.tensors(), whole.tensors(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.like(joined.tensors()).tensors(), joined.tensors(), rtol=0, atol=0)

@@ -153,5 +153,7 @@ def test_unknown_names_list_the_choices():
 
 
 def test_a_resolution_below_what_the_teacher_takes_is_refused(teacher):
-    with pytest.raises(ValueError, match=r"^Sequential can't take 16×16 images \(.*\); use larger ones$"):
+    with pytest.raises(
+        ValueError, match=r"^Sequential can't take 16×16 images \(.*\); use larger ones, such as 32×32$"
+    ):
         invert(teacher, LABELS, OBJECTIVE.noise(), replace(SHORT, stages=((16, 5), (32, 5))))

@@ -61,7 +61,7 @@ def test_shortcuts_and_depthwise_convolutions_are_coupled():
     assert by_first["0.0"].filters == 3 * 8
     lite = coupled(network("efficientnet_lite0"))
     assert ("_blocks.5._depthwise_conv", "_blocks.5._expand_conv") in [group.convolutions for group in lite]
-    with pytest.raises(ValueError, match="have no BatchNorm to put a gate at; give them one"):
+    with pytest.raises(ValueError, match="no filters of Sequential can be removed, as of 0: they have no BatchNorm"):
         coupled(classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2))))
 
 
@@ -180,10 +180,10 @@ def test_every_convolution_of_a_network_is_looked_up():
     lite = network("efficientnet_lite0")
     kinds = {each.kind for each in latency.operators(lite, coupled(lite))}
     assert {kind.depthwise for kind in kinds} == {True, False}
-    grouped = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4))
-    grouped = classifier(grouped.append(nn.Flatten()).append(nn.Linear(4 * 28 * 28, 2)))
+    dilated = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, dilation=2), nn.BatchNorm2d(4))
+    dilated = classifier(dilated.append(nn.Flatten()).append(nn.Linear(4 * 26 * 26, 2)))
     with pytest.raises(ValueError, match="no look-up entry can stand for 2"):
-        latency.operators(grouped, coupled(grouped))
+        latency.operators(dilated, coupled(dilated))
 
 
 class CountingClock:

@@ -3,18 +3,20 @@
 Chen et al., "Data-Free Learning of Student Networks", ICCV 2019.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dilib.classifier import Classifier, Frozen, Preprocessing, logits_and_features
+from dilib.classifier import Classifier, Frozen, Preprocessing, head_of, logits_and_features, sides
 from dilib.distillation import DistillationSettings, scaled_distillation
 from dilib.evaluation import accuracy, glimpse
 from dilib.precision import autocast_logits
 from dilib.rounds import Run, in_rounds
 from dilib.training import descend, sgd
+from dilib.trial import checked_student
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,12 @@ class GeneratorSettings:
 
 
 class Generator(nn.Module):
-    """Latents (N, Z) → images (N, C, size, size), per-channel zero mean and unit variance by a last BatchNorm."""
+    """Latents (N, Z) → images (N, C, H, W), sides divided by 4, each channel standardised by a last BatchNorm."""
 
     def __init__(self, preprocessing: Preprocessing, latents: int, width: int):
         super().__init__()
-        self.width, self.size = width, preprocessing.size // 4
-        self.project = nn.Linear(latents, width * self.size**2)
+        self.shape = (width, *(side // 4 for side in sides(preprocessing.size)))
+        self.project = nn.Linear(latents, math.prod(self.shape))
         self.body = nn.Sequential(
             nn.BatchNorm2d(width),
             nn.Upsample(scale_factor=2),
@@ -56,7 +58,7 @@ class Generator(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.body(self.project(latents).view(-1, self.width, self.size, self.size))
+        return self.body(self.project(latents).view(-1, *self.shape))
 
 
 def one_hot_loss(logits: Tensor) -> Tensor:
@@ -84,9 +86,11 @@ def distill_with_generator(
 ) -> tuple[Generator, dict[str, list[float]]]:
     """Train a generator and, in place, the student; the generator, and "student_on_test" and seconds of each round.
 
-    Raises FloatingPointError when the loss stops being finite.
+    Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
+    finite.
     """
-    teaching, frozen = settings.student, teacher.frozen()
+    checked_student(teacher, student)
+    teaching, frozen, head = settings.student, teacher.frozen(), head_of(teacher)
     torch.manual_seed(run.seed)
     generator = Generator(teacher.preprocessing, settings.latents, settings.width)
     generator = generator.to(teacher.device, memory_format=torch.channels_last)
@@ -98,7 +102,7 @@ def distill_with_generator(
         generator.train()
         for _ in range(teaching.updates):
             latents = torch.randn(teaching.batch_size, settings.latents, generator=random).to(teacher.device)
-            loss = _joint_step(frozen, student, schedule, generator, adam, latents, settings)
+            loss = _joint_step((frozen, head), student, schedule, generator, adam, latents, settings)
         shown = test if index + 1 == teaching.rounds else glimpse(test)
         return {"loss": loss.item(), "student_on_test": accuracy(teacher.with_network(student), *shown)}
 
@@ -109,10 +113,11 @@ def distill_with_generator(
     return generator.eval(), history
 
 
-def _joint_step(frozen: Frozen, student, schedule, generator, adam, latents: Tensor, settings) -> Tensor:
+def _joint_step(teacher: tuple[Frozen, str], student, schedule, generator, adam, latents: Tensor, settings) -> Tensor:
     """One update of the generator against the teacher, and one of the student on the same images; the latter's loss."""
+    frozen, head = teacher
     images = generator(latents)
-    logits, features = logits_and_features(frozen, images)
+    logits, features = logits_and_features(frozen, head, images)
     generator_loss = (
         settings.one_hot * one_hot_loss(logits)
         + settings.activation * activation_loss(features)

@@ -30,14 +30,14 @@ def textbook(
         variance = features.var(dim=(0, 2, 3), unbiased=False)
         found.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
 
-    for layer in batchnorm_layers(network):
+    for layer in batchnorm_layers(network).values():
         layer.register_forward_hook(keep_distance)
     ((size, count),) = schedule.stages
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(len(labels), teacher.preprocessing.channels, size, size, generator=generator)
     images = images.to(labels.device).requires_grad_()
     optimizer = torch.optim.Adam([images], lr=schedule.lr)
-    for step, view in enumerate(views(images, schedule, size, count, generator)):
+    for step, view in enumerate(views(images, schedule, count, generator)):
         if schedule.decay == "cosine":
             optimizer.param_groups[0]["lr"] = schedule.lr * (1 + math.cos(math.pi * step / count)) / 2
         found.clear()

@@ -41,12 +41,21 @@ class Kind:
 
 @dataclass(frozen=True)
 class Operator:
-    """One convolution with BatchNorm and ReLU, and the sets of coupled filters (None: the image) it reads and makes."""
+    """One convolution with BatchNorm and ReLU, and the sets of coupled filters that it reads and makes.
+
+    None stands for what pruning leaves whole, such as the image: `channels` are read then, and `filters` made.
+    """
 
     kind: Kind
     inputs: Coupled | None
-    outputs: Coupled
-    channels: int  # of the image, where it reads that
+    outputs: Coupled | None
+    channels: int
+    filters: int = 0
+
+    def shape(self, counts: Mapping[Coupled, int]) -> tuple[int, int]:
+        """How many channels it reads and makes when each set keeps `counts` filters."""
+        inputs = counts[self.inputs] if self.inputs else self.channels
+        return inputs, counts[self.outputs] if self.outputs else self.filters
 
 
 class Clock:
@@ -103,20 +112,21 @@ def operators(classifier: Classifier, groups: Sequence[Coupled]) -> list[Operato
         network.get_submodule(name).register_forward_pre_hook(
             lambda layer, inputs, name=name: sizes.update({name: inputs[0].shape[-1]})
         )
-        for name in makes
+        for name in (*makes, *reads)
     ]
     network(classifier.example)
     for handle in handles:
         handle.remove()
     found = []
-    for name, group in makes.items():
+    for name in dict.fromkeys((*makes, *reads)):
         layer = network.get_submodule(name)
         depthwise = layer.groups > 1
         if layer.groups not in (1, layer.in_channels) or layer.dilation != (1, 1) or len(set(layer.kernel_size)) > 1:
             raise ValueError(f"no look-up entry can stand for {name} ({layer}); leave it out of pruning")
         padding = layer.padding[0] if isinstance(layer.padding, tuple) else layer.kernel_size[0] // 2
         kind = Kind(layer.kernel_size[0], layer.stride[0], padding, depthwise, sizes[name])
-        found.append(Operator(kind, group if depthwise else reads.get(name), group, layer.in_channels))
+        made, read = makes.get(name), reads.get(name)
+        found.append(Operator(kind, made if depthwise else read, made, layer.in_channels, layer.out_channels))
     return found
 
 
@@ -132,10 +142,7 @@ class LookupTable:
 
     def milliseconds(self, operators: Sequence[Operator], counts: Mapping[Coupled, int]) -> float:
         """LAT(W): the sum over a network's operators when each set keeps `counts` filters. Eq. 14."""
-        return sum(
-            self.operator(each.kind, counts[each.inputs] if each.inputs else each.channels, counts[each.outputs])
-            for each in operators
-        )
+        return sum(self.operator(each.kind, *each.shape(counts)) for each in operators)
 
     def operator(self, kind: Kind, inputs: int, outputs: int) -> float:
         """LAT(o_l), interpolated between the measured shapes."""
@@ -159,9 +166,8 @@ def measure(operators: Sequence[Operator], clock: Clock, steps: int) -> LookupTa
     """Time every kind of operator at no more than `steps` numbers of input and of output channels, up to the most."""
     most: dict[Kind, tuple[int, int]] = {}
     for each in operators:
-        inputs = each.inputs.channels if each.inputs else each.channels
-        before = most.get(each.kind, (0, 0))
-        most[each.kind] = max(before[0], inputs), max(before[1], each.outputs.channels)
+        whole = {group: group.channels for group in (each.inputs, each.outputs) if group}
+        most[each.kind] = tuple(map(max, most.get(each.kind, (0, 0)), each.shape(whole)))
     shapes = {kind: _grid(kind, *channels, steps, operators) for kind, channels in most.items()}
     grids, units = {}, []
     with bar(sum(len(rows) * len(columns) for rows, columns in shapes.values()), "timing operators") as progress:

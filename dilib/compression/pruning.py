@@ -3,10 +3,10 @@
 The ranking needs images but no labels: its loss is the distance to what the whole network says of them.
 """
 
-import copy
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dilib import losses
 from dilib.classifier import Classifier, Frozen
+from dilib.structure import copied, one_line
 
 LOSSES = ("kl", "ce")
 TARGETS = ("filters", "latency")
+CLASSES = "they make the logits"
 
 
 @dataclass(frozen=True)
@@ -81,38 +83,132 @@ Kept = dict[Coupled, Tensor]  # for each set of coupled filters, which stay: boo
 
 
 def coupled(classifier: Classifier) -> list[Coupled]:
-    """All sets of coupled filters, found by tracing the network.
+    """All sets of coupled filters that can be removed, found by tracing the network.
 
-    Raises ValueError for filters without BatchNorm, which have no gate.
+    Left whole are filters that no gate at a BatchNorm layer can close, that are numbered otherwise in a layer that reads
+    them normed, as after a concatenation, and those that make the logits. Raises ValueError where that is all of them.
     """
-    traced = copy.deepcopy(classifier.network).requires_grad_(True)
-    names = {module: name for name, module in traced.named_modules()}
-    graph = torch_pruning.DependencyGraph().build_dependency(traced, classifier.example)
-    found = []
-    for group in graph.get_all_groups(root_module_types=[nn.Conv2d]):
-        outputs = [dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
-        inputs = [dep.target.module for dep, _ in group if not graph.is_out_channel_pruning_fn(dep.handler)]
-        convolutions = sorted(names[module] for module in outputs if isinstance(module, nn.Conv2d))
-        norms = sorted(names[module] for module in outputs if isinstance(module, _BatchNorm))
-        if not norms:
-            raise ValueError(f"the filters of {convolutions[0]} have no BatchNorm to put a gate at; give them one")
-        fed = sorted(names[module] for module in inputs if isinstance(module, nn.Conv2d))
+    traced, graph = _traced(classifier)
+    names, head = {module: name for name, module in traced.named_modules()}, classifier.structure().head
+    found, readers, reasons = [], {}, {}
+    for each in _groups(graph, classifier):
+        outputs = [(dep.target.module, idxs) for dep, idxs in each if graph.is_out_channel_pruning_fn(dep.handler)]
+        layers = [(names[module], module, idxs) for module, idxs in outputs if module in names]
+        inputs = [(dep.target.module, idxs) for dep, idxs in each if not graph.is_out_channel_pruning_fn(dep.handler)]
+        layers += [(names[module], module, idxs) for module, idxs in inputs if _grouped(module)]
+        convolutions = sorted({name for name, module, _ in layers if isinstance(module, nn.Conv2d)})
+        norms = sorted({name for name, module, _ in layers if isinstance(module, _BatchNorm)})
+        if reason := _why_whole(layers, norms, head):
+            reasons[convolutions[0]] = reason
+            continue
+        fed = sorted({names[module] for module, _ in inputs if isinstance(module, nn.Conv2d)})
         channels = traced.get_submodule(norms[0]).num_features
         found.append(Coupled(tuple(convolutions), tuple(norms), tuple(fed), channels))
-    return sorted(found, key=lambda group: group.convolutions)
+        readers[found[-1]] = [(names[module], idxs) for module, idxs in inputs if module in names]
+    open_ones = _not_closed(classifier, readers)
+    reasons |= {group.convolutions[0]: "what reads them does not pass a gate" for group in open_ones}
+    if len(found) == len(open_ones):
+        name, reason = min(
+            reasons.items(), key=lambda each: each[1] == CLASSES, default=("", "there is no convolution")
+        )
+        raise ValueError(f"no filters of {type(classifier.network).__name__} can be removed, as of {name}: {reason}")
+    return sorted((group for group in found if group not in open_ones), key=lambda group: group.convolutions)
+
+
+def _traced(classifier: Classifier) -> tuple[nn.Module, torch_pruning.DependencyGraph]:
+    """A copy of the network and what in it depends on what. Raises ValueError where that can't be told."""
+    traced = copied(classifier.network).eval().requires_grad_(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on parameters outside of layers, which stay whole
+            return traced, torch_pruning.DependencyGraph().build_dependency(traced, classifier.example)
+    except Exception as error:  # the library raises whatever a network makes it stumble over
+        raise ValueError(_untraceable(classifier, error)) from error
+
+
+def _groups(graph: torch_pruning.DependencyGraph, classifier: Classifier) -> list:
+    try:
+        return list(graph.get_all_groups(root_module_types=[nn.Conv2d]))
+    except Exception as error:
+        raise ValueError(_untraceable(classifier, error)) from error
+
+
+def _untraceable(classifier: Classifier, error: Exception) -> str:
+    return f"{type(classifier.network).__name__} can't be traced for pruning ({one_line(error)}); prune another network"
+
+
+def _grouped(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels
+
+
+def _why_whole(layers: list[tuple], norms: list[str], head: str | None) -> str:
+    """Why these layers' filters can't be removed; "" where they can, as far as the layers tell."""
+    if any(name == head for name, _, _ in layers):
+        return CLASSES
+    if grouped := next((name for name, module, _ in layers if _grouped(module)), ""):
+        return f"{grouped} is a grouped convolution"
+    if not norms:
+        return "they have no BatchNorm to put a gate at"
+    sizes = {name: getattr(module, "out_channels", None) or module.num_features for name, module, _ in layers}
+    if any(sorted(map(int, idxs)) != list(range(sizes[name])) for name, _, idxs in layers):
+        return "they are concatenated with others"
+    return ""
+
+
+@torch.no_grad()
+def _not_closed(classifier: Classifier, readers: dict[Coupled, list]) -> set[Coupled]:
+    """The sets that some layer still reads when every other gate is closed: the channels that it reads are not 0."""
+    gates, left, handles = Gates(replace(classifier, precision=torch.float32), list(readers)), set(), []
+    for group, reading in readers.items():
+        gates.remove(group, torch.arange(0, group.channels, 2))
+        for name, idxs in reading:
+            places = [int(place) for place in idxs]
+            closed = [place for number, place in enumerate(places) if number * group.channels // len(places) % 2 == 0]
+
+            def look(layer: nn.Module, inputs: tuple, group=group, closed=closed) -> None:
+                features = inputs[0] if isinstance(layer, nn.Conv2d) else inputs[0].movedim(-1, 1)
+                if features[:, closed].any():
+                    left.add(group)
+
+            handles.append(gates.frozen.network.get_submodule(name).register_forward_pre_hook(look))
+    gates(_noise(classifier))
+    return left
+
+
+def _noise(classifier: Classifier) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, *classifier.preprocessing.shape, generator=generator).to(classifier.device)
 
 
 def removed(classifier: Classifier, kept: Kept) -> nn.Module:
-    """A copy of the network without the filters that are not `kept`; it says what the gated network says."""
-    smaller = copy.deepcopy(classifier.network).requires_grad_(True)
-    graph = torch_pruning.DependencyGraph().build_dependency(smaller, classifier.example)
+    """A copy of the network without the filters that are not `kept`; it says what the gated network says.
+
+    Raises ValueError where it does not.
+    """
+    smaller, graph = _traced(classifier)
     for group, stays in kept.items():
         gone = (~stays).nonzero().flatten().tolist()
         if gone:
             whole = next(name for name in group.convolutions if smaller.get_submodule(name).groups == 1)
             root = smaller.get_submodule(whole)
             graph.get_pruning_group(root, torch_pruning.prune_conv_out_channels, gone).prune()
-    return smaller
+    _check_says_the_same(classifier, smaller, kept)
+    return smaller.train(classifier.network.training)
+
+
+@torch.no_grad()
+def _check_says_the_same(classifier: Classifier, smaller: nn.Module, kept: Kept) -> None:
+    exact, images = replace(classifier, precision=torch.float32), _noise(classifier)
+    gates = Gates(exact, list(kept))
+    for group, stays in kept.items():
+        gates.remove(group, (~stays).nonzero().flatten())
+    expected = gates(images)
+    try:
+        found = exact.with_network(smaller).frozen()(images)
+    except RuntimeError as error:
+        raise ValueError(_untraceable(classifier, error)) from error
+    if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3 * expected.abs().max().item()):
+        raise ValueError(_untraceable(classifier, ValueError("without filters it says something else than gated")))
 
 
 class Gates:

@@ -1,11 +1,12 @@
 """Networks on few bits: weights and activations rounded to grids, whose ranges are set on any images. Sec. 5."""
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrize
+
+from dilib.classifier import frozen_copy
+from dilib.structure import copied, one_line
 
 ENDS = 8  # bits that the first and the last layer keep: rounding hurts most there
 CLIPS = torch.linspace(0.1, 1.0, 19).tolist()  # shares of an activation's range that are tried
@@ -58,17 +59,54 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
     """A copy on `bits`-bit weights and activations, BatchNorm folded, calibrated on normalised images (N, C, H, W).
 
     It computes in floating point what integers would give, and can be trained: gradients pass through the rounding.
-    Raises ValueError for `bits` outside 2..8.
+    Raises ValueError for `bits` outside 2..8, and for a network that can't be traced or folded.
     """
     if not 2 <= bits <= 8:
         raise ValueError(f"{bits} bits are out of range; choose from 2 to 8")
-    folded = fuse(copy.deepcopy(network).eval()).requires_grad_(True)
-    layers = [layer for layer in folded.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for layer in layers:
-        own = ENDS if layer in (layers[0], layers[-1]) else bits
-        parametrize.register_parametrization(layer, "weight", WeightGrid(own))
-        layer.inputs = ActivationGrid(own)
-        layer.register_forward_pre_hook(lambda layer, inputs: layer.inputs(inputs[0]))
+    images = images.to(next(network.parameters()).device)
+    folded = _folded(network, images).requires_grad_(True)
+    calls = [node for node in folded.graph.nodes if node.op == "call_module" and _rounds(folded, node)]
+    for number, node in enumerate(calls):
+        own = ENDS if number in (0, len(calls) - 1) else bits
+        parametrize.register_parametrization(folded.get_submodule(node.target), "weight", WeightGrid(own))
+        folded.add_submodule(f"inputs_{number}", ActivationGrid(own))
+        with folded.graph.inserting_before(node):
+            node.args = (folded.graph.call_module(f"inputs_{number}", node.args), *node.args[1:])
+    folded.recompile()
     with torch.no_grad():
-        folded(images.to(next(folded.parameters()).device))
+        folded(images)
     return folded
+
+
+def _rounds(folded: fx.GraphModule, node: fx.Node) -> bool:
+    return isinstance(folded.get_submodule(node.target), nn.Conv2d | nn.Linear)
+
+
+@torch.no_grad()
+def _folded(network: nn.Module, images: Tensor) -> fx.GraphModule:
+    """A copy in evaluation mode whose BatchNorm layers are part of their convolutions; it says what the network says."""
+    kind = type(network).__name__
+    try:
+        traced = fx.symbolic_trace(copied(network).eval())
+        folded = fuse(_with_layers_of_their_own(traced))
+        expected, found = frozen_copy(network, torch.float32)(images), frozen_copy(folded, torch.float32)(images)
+    except Exception as error:  # tracing raises whatever a network makes it stumble over
+        raise ValueError(f"{kind} can't be quantised ({one_line(error)}); torch.fx must be able to trace it") from error
+    if not torch.allclose(found, expected, atol=1e-3 * expected.abs().max().item()):
+        off = (found - expected).abs().max().item()
+        raise ValueError(f"{kind} can't be quantised: with BatchNorm folded its logits are off by {off:.3g}")
+    return folded
+
+
+def _with_layers_of_their_own(traced: fx.GraphModule) -> fx.GraphModule:
+    """Give each call of a layer that is called several times a copy of it: BatchNorm after each may be another's."""
+    seen = set()
+    for number, node in enumerate(traced.graph.nodes):
+        if node.op == "call_module" and node.target in seen:
+            layer = copied(traced.get_submodule(node.target))
+            node.target = f"{node.target}_{number}"
+            traced.add_submodule(node.target, layer)
+        if node.op == "call_module":
+            seen.add(node.target)
+    traced.recompile()
+    return traced

@@ -1,6 +1,5 @@
 """Adding classes to a trained network without its data: the loss and the training of Sec. 4.5 and E.1."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dilib import losses
-from dilib.classifier import Classifier, Frozen, last_linear
+from dilib.classifier import Classifier, Frozen, head_of
 from dilib.data import Split
 from dilib.feature_statistics import batchnorm_layers
 from dilib.precision import autocast_logits
+from dilib.structure import copied
 from dilib.training import augment, descend, sgd
 
 CONTINUAL_METHODS = {  # in the paper's words
@@ -70,33 +70,36 @@ class Lesson:
             raise ValueError(f"{CONTINUAL_METHODS[self.method]} {'takes no' if self.memories else 'needs'} memories")
 
 
-def extend(network: nn.Module, new: int, seed: int) -> nn.Module:
-    """A copy whose last linear layer has `new` further outputs with random weights and the old ones' mean bias.
+def extend(classifier: Classifier, new: int, seed: int) -> nn.Module:
+    """A copy of the network whose last layer has `new` further outputs with random weights and the old ones' mean bias.
 
-    Raises ValueError for a network without BatchNorm or without a last linear layer.
+    Raises ValueError for a network without BatchNorm, or whose logits come from no linear layer.
     """
-    batchnorm_layers(network)
-    extended = copy.deepcopy(network).requires_grad_(True)
-    name = last_linear(extended)
+    batchnorm_layers(classifier.network)
+    name = head_of(classifier)
+    extended = copied(classifier.network).requires_grad_(True)
     old = extended.get_submodule(name)
+    if not isinstance(old, nn.Linear):
+        raise ValueError(f"classes can't be added to {name} ({old}); give a classifier that ends in a linear layer")
     torch.manual_seed(seed)
-    wide = nn.Linear(old.in_features, old.out_features + new).to(old.weight.device)
+    wide = nn.Linear(old.in_features, old.out_features + new, bias=old.bias is not None).to(old.weight)
     with torch.no_grad():
         wide.weight[: old.out_features] = old.weight
-        wide.bias[: old.out_features] = old.bias
-        wide.bias[old.out_features :] = old.bias.mean()
+        if old.bias is not None:
+            wide.bias[: old.out_features] = old.bias
+            wide.bias[old.out_features :] = old.bias.mean()
     extended.set_submodule(name, wide)
     return extended
 
 
 @torch.no_grad()
-def shift_to_binary(network: nn.Module, logits: Tensor) -> None:
+def shift_to_binary(classifier: Classifier, logits: Tensor) -> None:
     """Shift the last bias, in place, by the mean log-sum-exp of some logits (N, K) of the network.
 
     The softmax stays the same, and the sigmoid of an output comes near it, so that training with binary cross-entropy
     begins close to where the network was: with a thousand classes its gradients wreck the network otherwise.
     """
-    network.get_submodule(last_linear(network)).bias -= logits.logsumexp(1).mean()
+    classifier.network.get_submodule(head_of(classifier)).bias -= logits.logsumexp(1).mean()
 
 
 def dreams_term(old_logits: Tensor, logits: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def lookup(study: Study) -> tuple[list[Operator], LookupTable, float]:
                 clock = Clock(settings.batch, study.device)
                 latency.save(path, latency.measure(operators, clock, settings.steps), study.device)
     table = latency.load(path)
-    whole = {operator.outputs: operator.outputs.channels for operator in operators}
+    whole = {group: group.channels for group in coupled(teacher)}
     return operators, table, table.milliseconds(operators, whole)
 
 
@@ -168,7 +168,7 @@ def _latency_settings(study: Study) -> dict:
 def _latency_metrics(study: Study) -> dict:
     settings, teacher = study.scale.compression, whole_network(study).load()
     operators, table, whole = lookup(study)
-    groups = list(dict.fromkeys(operator.outputs for operator in operators))
+    groups = coupled(teacher)
     random = torch.Generator().manual_seed(0)
     every = [_at_random(groups, settings.ranking.group, random) for _ in range(settings.checked)]
     looked_up = [table.milliseconds(operators, counts(kept)) for kept in every]

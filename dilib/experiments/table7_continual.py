@@ -118,7 +118,7 @@ def extended(
     new = data_sets(study, added)[-1]
     known = replace(
         before,
-        classifier=before.classifier.with_network(extend(before.classifier.network, len(new.classes), seed)),
+        classifier=before.classifier.with_network(extend(before.classifier, len(new.classes), seed)),
         classes=before.classes + new.classes,
         starts=(*before.starts, len(before.classes)),
     )
@@ -224,7 +224,7 @@ def _fine_tune_for_binary(study: Study, network: str, teacher: Classifier) -> No
     path = study.artifacts / "teachers" / f"{network}-binary.safetensors"
     with study.lock(f"teacher-binary-{network}"):
         if not has_tensors(path, plain(card)):
-            shift_to_binary(teacher.network, logits(teacher, some(split, WATCHED)))
+            shift_to_binary(teacher, logits(teacher, some(split, WATCHED)))
             teacher.network.requires_grad_(True)
             with counted(settings.epochs, "binary cross-entropy for LwF.MC") as on_round:
                 train(teacher, split, settings, Run(on_round=on_round), loss_of=binary_cross_entropy)
@@ -236,7 +236,7 @@ def _fine_tune_for_binary(study: Study, network: str, teacher: Classifier) -> No
 def untrained(study: Study, network: str, classes: int) -> nn.Module:
     """A network of the same architecture with random weights and `classes` outputs."""
     maker = _maker(study, network)
-    return extend(maker.fresh(0), classes - maker.classes(), seed=0)
+    return extend(maker.load().with_network(maker.fresh(0)), classes - maker.classes(), seed=0)
 
 
 def dreams_cell(study: Study, network: str, method: str, seed: int = 0, halved: bool = False) -> Cell:

@@ -12,7 +12,7 @@ from dilib import networks
 from dilib.artifacts import load_tensors, plain, save_tensors, weights
 from dilib.classifier import Classifier
 from dilib.evaluation import accuracy, split_accuracy
-from dilib.feature_statistics import FeatureStatistics, batch_moments, observe
+from dilib.feature_statistics import FeatureStatistics, Observed
 from dilib.inversion import Objective, Schedule
 from dilib.networks import IMAGENET_CLASSES
 from dilib.progress import counted
@@ -168,13 +168,17 @@ def memory_cell(study: Study, name: str) -> Cell:
 def _memory_metrics(study: Study, name: str) -> dict:
     network = load_teacher(study, name).network
     stored = FeatureStatistics.from_batchnorm(network)
-    observed, layers = observe(network, torch.float32)
+    observed = Observed(network, torch.float32)
     images, _ = study.test
     real = images[:: len(images) // study.scale.batch_size][: study.scale.batch_size]  # of all classes, in any order
     noise = torch.randn(real.shape, generator=torch.Generator().manual_seed(0)).to(study.device)
 
     def distances(batch: Tensor) -> list[float]:
-        seen = batch_moments(observed, layers, batch)
-        return [(mean - remembered).norm().item() for mean, remembered in zip(seen.means, stored.means, strict=True)]
+        seen = observed.moments_of(batch)
+        return [(seen.means[layer] - remembered).norm().item() for layer, remembered in stored.means.items()]
 
-    return {"channels": [len(mean) for mean in stored.means], "real": distances(real), "noise": distances(noise)}
+    return {
+        "channels": [len(mean) for mean in stored.means.values()],
+        "real": distances(real),
+        "noise": distances(noise),
+    }
