@@ -17,7 +17,7 @@ from torchvision.datasets.utils import check_integrity
 from dilib.artifacts import digest
 from dilib.classifier import Preprocessing
 from dilib.downloads import Unreachable, archive, debian_package, fetched, reason
-from dilib.image_folders import File, channels_of, decoded, listed, mapped
+from dilib.image_folders import File, Inventory, class_names, decoded, inventory, listed, mapped
 
 TITLES = {
     "digits": "Digits",
@@ -32,6 +32,8 @@ TITLES = {
 }
 FREE = ("digits", "photographs", "photographs_grey", "fashion_mnist")  # whose images anyone may publish
 IMAGENET_TRAINING_IMAGES = 215_000  # all 1.28 million would take 190 GB once decoded
+
+LEAST_STD = round(1 / 255, 4)
 
 FASHION_FILES = {  # of the uncompressed files
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -92,8 +94,9 @@ class Data:
 def load(name: str, folder: Path | str = "artifacts/data", size: int | None = None) -> Data:
     """The data set `name`, or `folder:PATH` with train/CLASS/* and test/CLASS/* images, at `size`×`size` pixels.
 
-    By default ImageNet at 224 and all others at 32. Raises ValueError for an unknown name or a bad image folder,
-    Unreachable when a download fails.
+    A folder's images are in colour if any of them is; they are turned as their EXIF data say, and transparent ones lie
+    on white. By default ImageNet is at 224 and all others at 32. Raises ValueError for an unknown name or a bad image
+    folder, Unreachable when a download fails.
     """
     check_name(name)
     folder, size = Path(folder), size or (224 if name == "imagenet" else 32)
@@ -107,7 +110,7 @@ def load(name: str, folder: Path | str = "artifacts/data", size: int | None = No
         train, test, classes = _cifar(name, folder)
     else:
         train_files, test_files, classes = _image_files(name, folder)
-        channels = channels_of(test_files[0][0])
+        channels = _inventory(name, folder).channels if name.startswith("folder:") else 3
         train = Split(*decoded(train_files, channels, size, folder / "decoded"))
         test = Split(*decoded(test_files, channels, size, folder / "decoded"))
     train, test = _resized(train, size), _resized(test, size)
@@ -143,14 +146,34 @@ def title(name: str) -> str:
     """The data set's name in print; an image folder's is what its title.txt says, or else its own name."""
     if name in TITLES:
         return TITLES[name]
-    folder = Path(name.removeprefix("folder:")).expanduser().resolve()
+    folder = _root(name)
     said = folder / "title.txt"
     return said.read_text().strip() if said.exists() else folder.name
 
 
 def slug(name: str) -> str:
     """The data set's name as a folder name."""
-    return name if name in TITLES else "folder-" + Path(name.removeprefix("folder:")).resolve().name
+    return name if name in TITLES else "folder-" + _root(name).name
+
+
+def identity(name: str, folder: Path | str = "artifacts/data") -> str:
+    """What settings call a data set: its slug, and for an image folder a digest of its images and classes, too."""
+    return f"{slug(name)}@{files_digest(name, folder)}" if name.startswith("folder:") else slug(name)
+
+
+@lru_cache
+def files_digest(name: str, folder: Path | str = "artifacts/data") -> str:
+    """Twelve hexadecimal digits that name the content of an image folder, and "" for other data sets."""
+    return _inventory(name, Path(folder)).digest if name.startswith("folder:") else ""
+
+
+def _inventory(name: str, folder: Path) -> Inventory:
+    train, test, _ = _image_files(name, folder)
+    return inventory(_root(name), [path for path, _ in (*train, *test)], folder / "decoded")
+
+
+def _root(name: str) -> Path:
+    return Path(name.removeprefix("folder:")).expanduser().resolve()
 
 
 def in_channels(pixels: Tensor, channels: int) -> Tensor:
@@ -164,10 +187,11 @@ def in_channels(pixels: Tensor, channels: int) -> Tensor:
 
 
 def _preprocessing(pixels: Tensor, size: int) -> Preprocessing:
+    """Mean and deviation of each channel over the images; a channel that never varies deviates by one grey level."""
     sample = pixels[:: max(1, len(pixels) // 10_000)].float().div(255).transpose(0, 1).flatten(1)
     return Preprocessing(
         tuple(round(v, 4) for v in sample.mean(1).tolist()),
-        tuple(round(v, 4) for v in sample.std(1).tolist()),
+        tuple(max(round(v, 4), LEAST_STD) for v in sample.std(1).tolist()),
         size,
     )
 
@@ -266,7 +290,12 @@ def _cifar(name: str, folder: Path) -> tuple[Split, Split, list[str]]:
         pixels = torch.from_numpy(records[:, label_bytes:].copy()).view(-1, 3, 32, 32)
         return Split(pixels, torch.from_numpy(records[:, label_bytes - 1].astype(np.int64)))
 
-    return split(train_files), split([test_file]), (root / names).read_text().split()
+    try:
+        return split(train_files), split([test_file]), (root / names).read_text().split()
+    except (OSError, ValueError) as error:
+        raise Unreachable(
+            f"{title(name)} in {root.parent} is damaged ({reason(error)}); delete it and run again"
+        ) from error
 
 
 def _image_files(name: str, folder: Path) -> tuple[list[File], list[File], list[str]]:
@@ -280,13 +309,15 @@ def _image_files(name: str, folder: Path) -> tuple[list[File], list[File], list[
         return _cub(fetched(folder / name, archive(*CUB), title(name)) / "CUB_200_2011")
     if name == "imagenet":
         return _imagenet(folder / "imagenet")
-    root = Path(name.removeprefix("folder:")).expanduser()
+    root = _root(name)
     if not (root / "train").is_dir():
         raise ValueError(f"no image folder at {root}: expected {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg")
     test = next((root / split for split in ("test", "val") if (root / split).is_dir()), None)
     if test is None:
         raise ValueError(f"{root} has neither test/ nor val/; put held-out images in {root}/test/CLASS/")
-    classes = sorted(path.name for path in (root / "train").iterdir() if path.is_dir())
+    classes = class_names(root / "train")
+    if unknown := sorted(set(class_names(test)) - set(classes)):
+        raise ValueError(f"{test} has classes that train/ lacks ({', '.join(unknown[:3])}); add or remove them")
     if len(classes) < 2:
         raise ValueError(f"{root / 'train'} has {len(classes)} class folder(s); a classifier needs at least 2")
     return listed(root / "train", classes), listed(test, classes), classes

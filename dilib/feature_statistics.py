@@ -93,7 +93,7 @@ class FeatureStatistics:
 
 
 def batchnorm_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers that carry BatchNorm's running statistics, by name: torch's own, and others' such as FrozenBatchNorm2d.
+    """The layers that keep BatchNorm's running statistics, by name: torch's own, and others' like FrozenBatchNorm2d.
 
     Raises ValueError when there is none.
     """
@@ -130,8 +130,8 @@ class Observed:
     """A frozen copy of a network that keeps the moments of what its BatchNorm layers read, differentiably.
 
     Every layer runs as it is, whatever its class and hooks: where one calls BatchNorm on its stored statistics, the
-    call is answered by one node that gives the moments, too; of one that does its own arithmetic, the input is measured.
-    Layers that do not run do not count. Raises ValueError without BatchNorm.
+    call is answered by one node that gives the moments, too; of one that does its own arithmetic, the input is
+    measured. Layers that do not run do not count. Raises ValueError without BatchNorm.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):

@@ -1,21 +1,25 @@
 """Image files: listed by class, and decoded once into a memory-mapped array."""
 
 import contextlib
+import hashlib
+import io
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.datasets.folder import make_dataset
 
-from dilib.artifacts import digest
+from dilib.artifacts import digest, write_atomically
 from dilib.downloads import reason
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 File = tuple[Path, int]  # an image and its label
 
 
@@ -34,19 +38,51 @@ def listed(folder: Path, classes: Sequence[str]) -> list[File]:
         raise ValueError(f"{folder}: {reason(error).rstrip('.')}; put files ending in {suffixes} there") from error
 
 
-def channels_of(path: Path) -> int:
-    """1 for a grey image, else 3."""
-    with _opened(path) as image:
-        return 1 if image.mode in ("1", "L", "I", "F") else 3
+def class_names(folder: Path) -> list[str]:
+    """The folders in `folder`, sorted, hidden ones left out. Raises ValueError for images that lie beside them."""
+    stray = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
+    if stray:
+        raise ValueError(f"{folder} has images outside of class folders ({', '.join(stray[:3])}); put them into one")
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A digest of a folder's images and their classes, and 3 channels if any image is in colour, else 1."""
+
+    digest: str
+    channels: int
+
+
+def inventory(root: Path, files: Sequence[Path], cache: Path) -> Inventory:
+    """Look into every file below `root`; once, and again when one has another size or time."""
+    path = cache / f"{digest(_stamps(files))}.json"
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        return Inventory(**json.loads(path.read_text()))
+    with ThreadPoolExecutor() as executor:
+        contents, channels = zip(*executor.map(_content_and_channels, files), strict=True)
+    named = [[str(file.relative_to(root)), content] for file, content in zip(files, contents, strict=True)]
+    found = Inventory(digest(named), max(channels))
+    write_atomically(path, json.dumps(asdict(found)).encode())
+    return found
+
+
+def _stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def _content_and_channels(path: Path) -> tuple[str, int]:
+    content = path.read_bytes()
+    with _opened(path, content) as image:
+        return hashlib.sha256(content).hexdigest(), 1 if image.mode[:1] in "1LIF" else 3
 
 
 @contextlib.contextmanager
-def _opened(path: Path):
+def _opened(path: Path, content: bytes) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
-            image.load()
+        with Image.open(io.BytesIO(content)) as image:
             yield image
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # Pillow raises whatever a damaged file makes it stumble over
         raise ValueError(f"{path} can't be read as an image ({reason(error)}); repair or remove it") from error
 
 
@@ -57,7 +93,7 @@ def decoded(files: Sequence[File], channels: int, size: int, cache: Path) -> tup
     """
     if not files:
         return torch.zeros(0, channels, size, size, dtype=torch.uint8), torch.zeros(0, dtype=torch.long)
-    key = digest([channels, size, [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path, _ in files]])
+    key = digest([channels, size, _stamps(path for path, _ in files)])
 
     def pictures() -> Iterator[np.ndarray]:
         with ThreadPoolExecutor() as executor:
@@ -68,8 +104,8 @@ def decoded(files: Sequence[File], channels: int, size: int, cache: Path) -> tup
 
 
 def _picture(path: Path, channels: int, size: int) -> np.ndarray:
-    with _opened(path) as image:
-        image = image.convert("L" if channels == 1 else "RGB")
+    with _opened(path, path.read_bytes()) as image:
+        image = _in_8_bits(image).convert("L" if channels == 1 else "RGB")
         if image.size != (size, size):
             scale = size / min(image.size)
             image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
@@ -77,6 +113,22 @@ def _picture(path: Path, channels: int, size: int) -> np.ndarray:
             image = image.crop((left, top, left + size, top + size))
         array = np.asarray(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """The picture as viewers show it: turned as its EXIF data say, 16 bits scaled to 8, transparent parts on white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65_535:
+            raise ValueError(f"its pixels reach from {values.min()} to {values.max()}, not 0 to 65535")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("the range of floating-point pixels is not known")
+    if image.has_transparency_data:
+        shown = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
+    return image
 
 
 def mapped(target: Path, shape: tuple[int, ...], parts: Callable[[], Iterable[np.ndarray]]) -> Tensor:

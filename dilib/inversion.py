@@ -58,8 +58,9 @@ class Objective:
 class Schedule:
     """How pixels are optimised: (resolution, updates) stages, Adam's rate and its decay, augmentation, clipping.
 
-    A resolution is one number, height and width, or None for that of the teacher's preprocessing. `decay` is "constant" (the paper) or "cosine", within each stage. `jitter` is the largest roll in pixels at the
-    last resolution. A later stage starts from the earlier one's images, nearest-neighbour up-sampled (Sec. 4.4).
+    A resolution is one number, height and width, or None for that of the teacher's preprocessing. `decay` is "constant"
+    (the paper) or "cosine", within each stage. `jitter` is the largest roll in pixels at the last resolution. A later
+    stage starts from the earlier one's images, nearest-neighbour up-sampled (Sec. 4.4).
     With `warm_start` above 0, batches after the first start from that share of an earlier batch and the rest of noise,
     and get `warm_updates` at the last resolution.
     """
@@ -133,8 +134,9 @@ def invert(
 ) -> Inversion:
     """Optimise a batch of images from N(0, 1) noise towards `labels`. Eqs. 2 to 9, Sec. 4.1.
 
-    `labels` are classes (N,), or distributions over all of them (N, K). `watch(updates done, images)` is called after each update; the other options are those of `updates`. The same seed
-    and precision on the same machine give the same images, bit for bit.
+    `labels` are classes (N,), or distributions over all of them (N, K). `watch(updates done, images)` is called after
+    each update; the other options are those of `updates`. The same seed and precision on the same machine give the same
+    images, bit for bit.
     Raises ValueError for bad input and FloatingPointError when a loss stops being finite.
 
     Example:

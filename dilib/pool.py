@@ -1,6 +1,7 @@
 """A growing set of synthesised images on disk, written batch by batch, that survives being killed.
 
-One folder: batches as safetensors, card.json with what made them, and, for any other program, images/CLASS/NUMBER.png.
+One folder: batches as safetensors, card.json with what made them, and, for any other program,
+images/LABEL-CLASS/NUMBER.png.
 """
 
 import io
@@ -253,9 +254,13 @@ def _count(path: Path) -> int:
 
 
 def save_pictures(folder: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str], first: int = 0) -> None:
-    """Images (N, C, H, W), uint8, as folder/CLASS/NUMBER.png, numbered from `first`, where they are not there yet."""
+    """Write images (N, C, H, W), uint8, to folder/LABEL-CLASS/NUMBER.png, numbered from `first`, unless they are there.
+
+    Labels are padded with zeros, so that sorted folders are in the teacher's order.
+    """
+    digits = len(str(len(classes) - 1))
     for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True), first):
-        path = folder / classes[label].replace("/", "-") / f"{number:05d}.png"
+        path = folder / f"{label:0{digits}d}-{classes[label].replace('/', '-')}" / f"{number:05d}.png"
         if not path.exists():
             write_atomically(path, _png(image))
 

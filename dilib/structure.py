@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dilib.downloads import reason
+
 WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 
 
@@ -97,9 +99,7 @@ def copied(network: nn.Module) -> nn.Module:
         with _WithoutGraphs():
             return copy.deepcopy(network)
     except (TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"{type(network).__name__} can't be copied ({one_line(error)}); remove what can't be"
-        ) from error
+        raise ValueError(f"{type(network).__name__} can't be copied ({reason(error)}); remove what can't be") from error
 
 
 class _WithoutGraphs(TorchFunctionMode):
@@ -117,8 +117,3 @@ def undisturbed(seed: int = 0):
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed)
         yield
-
-
-def one_line(error: BaseException) -> str:
-    """The beginning of an error's message, for a message of ours."""
-    return " ".join(str(error).split())[:120] or type(error).__name__

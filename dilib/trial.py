@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dilib.classifier import Classifier, Size, frozen_copy, sides
+from dilib.downloads import reason
 from dilib.feature_statistics import FeatureStatistics, Observed
-from dilib.structure import logits_of, one_line, undisturbed
+from dilib.structure import logits_of, undisturbed
 
 TOLERANCES = {
     torch.float64: 1e-6,
@@ -86,10 +87,11 @@ def _why_not(teacher: Classifier, size: Size, error: Exception) -> str:
 
     for other in (1, 3, 4):
         if other != channels and takes(other, size):
-            return f"the teacher takes {other} channels but its preprocessing has {channels}; give one mean and std a channel"
+            said = f"the teacher takes {other} channels but its preprocessing has {channels}"
+            return f"{said}; give one mean and std a channel"
     height, width = sides(size)
     found = next((factor for factor in (2, 4, 8, 1 / 2, 1 / 4) if takes(channels, _scaled(size, factor))), None)
-    said = f"{kind} can't take {height}×{width} images ({one_line(error)})"
+    said = f"{kind} can't take {height}×{width} images ({reason(error)})"
     if found is None:
         return f"{said}; check its preprocessing, and try it on a batch of images first"
     other = "×".join(str(side) for side in _scaled(size, found))
@@ -111,8 +113,8 @@ def _try_copy(teacher: Classifier, images: Tensor, logits: Tensor | None, statis
                 found = copy(images)
         except RuntimeError as error:
             name = str(dtype).removeprefix("torch.")
-            reason = one_line(error)
-            raise ValueError(f"a copy of {kind} does not run in {name} ({reason}); choose another precision") from error
+            said = f"a copy of {kind} does not run in {name} ({reason(error)})"
+            raise ValueError(f"{said}; choose another precision") from error
         if dtype == exact and logits is not None:
             _check_same(kind, found, logits.to(found.dtype), TOLERANCES[teacher.dtype])
     if statistics:
@@ -168,7 +170,7 @@ def targets(labels, classes: int) -> Tensor:
     try:
         found = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"labels {type(labels).__name__} can't be read ({one_line(error)})") from error
+        raise ValueError(f"labels {type(labels).__name__} can't be read ({reason(error)})") from error
     whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
     if found.ndim == 2 and found.shape[1] == classes and len(found):
         shares = found.float()

@@ -73,7 +73,7 @@ def test_pictures_are_an_image_folder(tmp_path):
     pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     save_pictures(tmp_path, pixels, torch.tensor([1, 0, 1]), ("cat", "dog/wolf"))
     folder = ImageFolder(str(tmp_path))
-    assert folder.classes == ["cat", "dog-wolf"]
+    assert folder.classes == ["0-cat", "1-dog-wolf"]
     assert [label for _, label in folder.samples] == [0, 1, 1]
     image, _ = folder[1]
     assert torch.equal(pil_to_tensor(image), pixels[0])

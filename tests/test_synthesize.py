@@ -65,7 +65,7 @@ def test_a_killed_process_costs_its_batch_and_others_complete_the_pool(alone, tm
 def test_a_pool_is_an_image_folder_with_a_card(alone):
     folder = ImageFolder(str(alone / "pool" / "images"))
     assert len(folder) == BATCHES * BATCH
-    assert folder.classes == [str(digit) for digit in range(10)]
+    assert folder.classes == [f"{digit}-{digit}" for digit in range(10)]
     assert folder.targets == sorted(folder.targets)
     card = json.loads((alone / "pool" / "card.json").read_text())
     assert (card["teacher"], card["images"], card["seed"]) == ("vgg11_bn", BATCHES * BATCH, 0)
@@ -86,7 +86,7 @@ def test_a_pool_is_a_torch_dataset(alone):
         pool[60]
     # What a program without dilib needs to make pixels of them.
     mean, std = (torch.tensor(pool.card["preprocessing"][name]).view(-1, 1, 1) for name in ("mean", "std"))
-    png = Image.open(alone / "pool" / "images" / "0" / "00000.png")
+    png = Image.open(alone / "pool" / "images" / "0-0" / "00000.png")
     pixels = ((pool[0][0] * std + mean) * 255).round().clamp(0, 255)
     assert np.array_equal(pixels[0].byte().numpy(), np.asarray(png))
 

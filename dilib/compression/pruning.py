@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dilib import losses
 from dilib.classifier import Classifier, Frozen
-from dilib.structure import copied, one_line
+from dilib.downloads import reason
+from dilib.structure import copied
 
 LOSSES = ("kl", "ce")
 TARGETS = ("filters", "latency")
@@ -85,8 +86,9 @@ Kept = dict[Coupled, Tensor]  # for each set of coupled filters, which stay: boo
 def coupled(classifier: Classifier) -> list[Coupled]:
     """All sets of coupled filters that can be removed, found by tracing the network.
 
-    Left whole are filters that no gate at a BatchNorm layer can close, that are numbered otherwise in a layer that reads
-    them normed, as after a concatenation, and those that make the logits. Raises ValueError where that is all of them.
+    Left whole are filters that no gate at a BatchNorm layer can close, that such a layer reads among others, as after a
+    concatenation, that a grouped convolution makes or reads, and those that make the logits. Raises ValueError where
+    that is all of them.
     """
     traced, graph = _traced(classifier)
     names, head = {module: name for name, module in traced.named_modules()}, classifier.structure().head
@@ -98,8 +100,8 @@ def coupled(classifier: Classifier) -> list[Coupled]:
         layers += [(names[module], module, idxs) for module, idxs in inputs if _grouped(module)]
         convolutions = sorted({name for name, module, _ in layers if isinstance(module, nn.Conv2d)})
         norms = sorted({name for name, module, _ in layers if isinstance(module, _BatchNorm)})
-        if reason := _why_whole(layers, norms, head):
-            reasons[convolutions[0]] = reason
+        if why := _why_whole(layers, norms, head):
+            reasons[convolutions[0]] = why
             continue
         fed = sorted({names[module] for module, _ in inputs if isinstance(module, nn.Conv2d)})
         channels = traced.get_submodule(norms[0]).num_features
@@ -108,10 +110,8 @@ def coupled(classifier: Classifier) -> list[Coupled]:
     open_ones = _not_closed(classifier, readers)
     reasons |= {group.convolutions[0]: "what reads them does not pass a gate" for group in open_ones}
     if len(found) == len(open_ones):
-        name, reason = min(
-            reasons.items(), key=lambda each: each[1] == CLASSES, default=("", "there is no convolution")
-        )
-        raise ValueError(f"no filters of {type(classifier.network).__name__} can be removed, as of {name}: {reason}")
+        name, why = min(reasons.items(), key=lambda each: each[1] == CLASSES, default=("", "there is no convolution"))
+        raise ValueError(f"no filters of {type(classifier.network).__name__} can be removed, as of {name}: {why}")
     return sorted((group for group in found if group not in open_ones), key=lambda group: group.convolutions)
 
 
@@ -134,7 +134,7 @@ def _groups(graph: torch_pruning.DependencyGraph, classifier: Classifier) -> lis
 
 
 def _untraceable(classifier: Classifier, error: Exception) -> str:
-    return f"{type(classifier.network).__name__} can't be traced for pruning ({one_line(error)}); prune another network"
+    return f"{type(classifier.network).__name__} can't be traced for pruning ({reason(error)}); prune another network"
 
 
 def _grouped(module: nn.Module) -> bool:

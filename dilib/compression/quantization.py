@@ -6,7 +6,8 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrize
 
 from dilib.classifier import frozen_copy
-from dilib.structure import copied, one_line
+from dilib.downloads import reason
+from dilib.structure import copied
 
 ENDS = 8  # bits that the first and the last layer keep: rounding hurts most there
 CLIPS = torch.linspace(0.1, 1.0, 19).tolist()  # shares of an activation's range that are tried
@@ -84,14 +85,14 @@ def _rounds(folded: fx.GraphModule, node: fx.Node) -> bool:
 
 @torch.no_grad()
 def _folded(network: nn.Module, images: Tensor) -> fx.GraphModule:
-    """A copy in evaluation mode whose BatchNorm layers are part of their convolutions; it says what the network says."""
+    """A copy in evaluation mode whose BatchNorm is part of its convolutions; it says what the network says."""
     kind = type(network).__name__
     try:
         traced = fx.symbolic_trace(copied(network).eval())
         folded = fuse(_with_layers_of_their_own(traced))
         expected, found = frozen_copy(network, torch.float32)(images), frozen_copy(folded, torch.float32)(images)
     except Exception as error:  # tracing raises whatever a network makes it stumble over
-        raise ValueError(f"{kind} can't be quantised ({one_line(error)}); torch.fx must be able to trace it") from error
+        raise ValueError(f"{kind} can't be quantised ({reason(error)}); torch.fx must be able to trace it") from error
     if not torch.allclose(found, expected, atol=1e-3 * expected.abs().max().item()):
         off = (found - expected).abs().max().item()
         raise ValueError(f"{kind} can't be quantised: with BatchNorm folded its logits are off by {off:.3g}")

@@ -46,6 +46,11 @@ def metric(column: str) -> str:
     return column if column in ("combined", "base", HALF) else data.slug(column)
 
 
+def identities(study: Study, added: tuple[str, ...]) -> list[str]:
+    """What settings call the data sets that are added."""
+    return [HALF if name == HALF else data.identity(name, study.data_folder) for name in added]
+
+
 def data_sets(study: Study, added: tuple[str, ...]) -> list[Data]:
     """The base and the data sets added to it, in order and with its number of channels.
 

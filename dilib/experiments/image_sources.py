@@ -33,7 +33,7 @@ def source_settings(study: Study, source: str, teacher: str) -> dict:
     maker = maker_of(study, teacher)
     specific = {
         "real": {},
-        "proxy": {"proxy": data.slug(study.scale.sources.proxy)},
+        "proxy": {"proxy": data.identity(study.scale.sources.proxy, study.data_folder)},
         "gan": {"gan": study.scale.sources.gan},
         "deepinversion": {
             "teacher": maker.settings,
@@ -109,7 +109,7 @@ def _images_metrics(study: Study, source: str, teacher: str, count: int, seed: i
 def trained_gan(study: Study, seed: int) -> tuple[ConditionalGenerator, float]:
     """The GAN's generator, trained first if it is not there yet, and the seconds of its training."""
     settings = study.scale.sources.gan
-    card = plain({"dataset": study.place.name, "gan": settings, "seed": seed})
+    card = plain({"dataset": study.data_name, "gan": settings, "seed": seed})
     path = study.artifacts / "gans" / f"{digest(card)}.safetensors"
     with study.lock(f"gan-{path.stem}"), counted(settings.rounds, f"training the GAN, seed {seed}") as on_round:
         return gan.train_gan(study.data, settings, study.device, study.precision, Run(seed, path, card, on_round))

@@ -28,6 +28,7 @@ from dilib.experiments.continual_data import (
     continual_settings,
     data_sets,
     first_of_each,
+    identities,
     metric,
 )
 from dilib.experiments.image_sources import dreamt
@@ -82,7 +83,7 @@ def _settings(study: Study, network: str, added: tuple[str, ...], method: str) -
     of_scale = continual_settings(study)
     settings = {
         "base": _base_settings(study, network, added == (HALF,)),
-        "added": list(map(metric, added)),
+        "added": identities(study, added),
         "method": method,
         "extension": of_scale.extension,
     }

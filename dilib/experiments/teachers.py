@@ -89,7 +89,7 @@ def imagenet_maker(study: Study, name: str) -> Maker:
 def teacher_settings(study: Study, name: str) -> dict:
     """Everything that the weights of a teacher of the study's own depend on."""
     settings = {
-        "dataset": study.place.name,
+        "dataset": study.data_name,
         "network": name,
         "width": study.scale.widths[name],
         "training": asdict(study.scale.training[name]),

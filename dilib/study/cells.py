@@ -68,6 +68,7 @@ class Study:
     commit: str
     jobs: int
     half: tuple[int, ...] = ()
+    files: str = ""  # digest of the images, where the data set is a folder
 
     @classmethod
     def open(
@@ -104,6 +105,7 @@ class Study:
             precision=torch.float32,
             commit=commit(),
             jobs=torch.get_num_threads() if device.type == "cpu" else 1,
+            files=data.files_digest(dataset, Path(artifacts) / "data"),
         )
         for folder in (study.results / "cells", study.artifacts):
             try:
@@ -133,6 +135,11 @@ class Study:
         """The study on these classes of its data set, with teachers of its own."""
         place = self.place.with_name(f"{self.place.name}-half")
         return replace(self, half=tuple(classes), place=place, artifacts=self.artifacts / "half")
+
+    @property
+    def data_name(self) -> str:
+        """What settings call the data."""
+        return f"{self.place.name}@{self.files}" if self.files else self.place.name
 
     @property
     def data(self) -> Data:
@@ -215,7 +222,7 @@ class Study:
         return FileLock(folder / f"{name}.lock")
 
     def _settings(self, cell: Cell) -> dict:
-        return plain({"dataset": self.place.name, **cell.settings})
+        return plain({"dataset": self.data_name, **cell.settings})
 
     def _path(self, name: str, seed: int) -> Path:
         return self.results / "cells" / f"{name}--seed{seed}.json"
