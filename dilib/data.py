@@ -122,8 +122,11 @@ loaded = lru_cache(load)  # each data set once per process
 
 
 def of_classes(whole: Data, labels: Sequence[int], word: str) -> Data:
-    """The part of a data set that has these labels, counted from 0 anew, with `word` ("old", "new") in its title."""
-    labels = torch.tensor(sorted(labels))
+    """The part of a data set that has these labels, counted from 0 anew, with `word` ("old", "new") in its title.
+
+    Labels that it does not have are left out.
+    """
+    labels = torch.tensor([label for label in sorted(labels) if label < len(whole.classes)])
 
     def part(split: Split) -> Split:
         chosen = torch.isin(split.labels, labels)

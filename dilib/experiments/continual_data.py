@@ -64,6 +64,12 @@ def data_sets(study: Study, added: tuple[str, ...]) -> list[Data]:
     return [first, *(_in_channels(each, first.preprocessing.channels) for each in others)]
 
 
+def can_be_halved(study: Study) -> bool:
+    """Whether the base has old classes, at least two of them, and others that can be added as new ones."""
+    old = [label for label in continual_settings(study).old if label < len(study.data.classes)]
+    return 2 <= len(old) < len(study.data.classes)
+
+
 def halves(whole: Data, old: Sequence[int]) -> list[Data]:
     """A data set's old classes, and its others, each counted from 0."""
     new = [label for label in range(len(whole.classes)) if label not in old]

@@ -194,9 +194,10 @@ def pair_name(pair: Pair) -> str:
 
 
 def by_class(images: Tensor, labels: Tensor, classes: int, rows: int = 2) -> Tensor:
-    """`rows` rows of TILES images, uint8, one column a class; black where a class has no further image."""
-    sheet = images.new_zeros(rows, TILES, *images.shape[1:])
-    for label in range(min(classes, TILES)):
+    """`rows` rows of images, uint8, one column a class, of at most TILES; black where a class has no further image."""
+    columns = min(classes, TILES)
+    sheet = images.new_zeros(rows, columns, *images.shape[1:])
+    for label in range(columns):
         found = images[labels == label][:rows]
         sheet[: len(found), label] = found
     return sheet.flatten(0, 1)

@@ -166,14 +166,15 @@ class Study:
             started = time.perf_counter()
             metrics = cell.work()
             seconds = metrics.pop("seconds", time.perf_counter() - started)
-            samples = metrics.pop("samples", None)
-            if samples is not None:
+            samples = metrics.pop("samples", [])
+            if len(samples):
                 write_atomically(path.with_suffix(".png"), _as_sheet(samples))
             content = {
                 "name": cell.name,
                 "title": data.title(self.dataset),
                 "seed": cell.seed,
                 "metrics": plain(metrics),
+                "samples": len(samples),
                 "settings": settings,
                 "seconds": round(seconds, 1),
                 **provenance(self.device),
@@ -205,11 +206,15 @@ class Study:
         return _read(self._path(cell.name, cell.seed), self._settings(cell)) is not None
 
     def samples(self, finished: dict) -> Tensor:
-        """The sample images, uint8 (N, C, H, W), that were saved with a finished cell; black ones may follow."""
+        """The sample images, uint8 (N, C, H, W), that were saved with a finished cell.
+
+        Black ones may follow in cells that do not say how many they are.
+        """
         with Image.open(self._path(finished["name"], finished["seed"]).with_suffix(".png")) as image:
             sheet = pil_to_tensor(image)
         side = sheet.shape[2] // TILES
-        return sheet.unflatten(2, (TILES, side)).unflatten(1, (-1, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
+        tiles = sheet.unflatten(2, (TILES, side)).unflatten(1, (-1, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
+        return tiles[: finished.get("samples")]
 
     def pool(self, recipe: Recipe, earlier: Callable[[int], Batch] | None = None) -> ImagePool:
         """The recipe's pool among the study's artifacts; `earlier` as in `ImagePool`."""

@@ -2,14 +2,17 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import LogLocator, ScalarFormatter
 from PIL import Image
 from torch import Tensor
@@ -34,12 +37,43 @@ PALETTE = {
     "Oracle (distill)": COLOURS[5],
     "Oracle (classify)": COLOURS[6],
 }
+SCRIPTS = (  # fonts that are looked for where DejaVu Sans has no letter
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "WenQuanYi Micro Hei",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Sans Bengali",
+    "Arial Unicode MS",
+)
 GAP = 2  # white pixels between the images of a sheet
 
 
 def set_style() -> None:
     """Seaborn's white grid with text that is readable at half size."""
     sns.set_theme(style="whitegrid", context="talk", font_scale=0.8, rc={"figure.dpi": 80, "savefig.dpi": 110})
+    plt.rcParams["font.sans-serif"] = list(_fonts())
+
+
+@lru_cache
+def _fonts() -> dict[str, FT2Font]:
+    """DejaVu Sans, which comes with matplotlib, and those of SCRIPTS that are installed, by name."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    names = ["DejaVu Sans", *(name for name in SCRIPTS if name in installed)]
+    return {name: FT2Font(font_manager.findfont(name)) for name in names}
+
+
+def in_print(name: str) -> str:
+    """A name of somebody else's as a figure can show it: no formula, and letters that no font has by their numbers."""
+
+    def letter(character: str) -> str:
+        known = any(font.get_char_index(ord(character)) for font in _fonts().values())
+        return character if known else character.encode("ascii", "backslashreplace").decode()
+
+    return "".join(map(letter, name)).replace("$", r"\$")
 
 
 def save_figure(study: Study, figure: Figure, name: str) -> None:
@@ -86,11 +120,11 @@ def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str]) -> Figure:
         axis.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set_xticks([GAP / 2 + side * (column + 0.5) for column in range(len(columns))], [])
         axis.set_yticks([])
-        axis.set_ylabel(label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize="small")
+        axis.set_ylabel(in_print(label).replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize="small")
         axis.grid(False)
         axis.tick_params(length=0)
         sns.despine(ax=axis, left=True, bottom=True)
-    names = [name.replace("/", "/\n").replace(" ", "\n") for name in columns]
+    names = [in_print(name).replace("/", "/\n").replace(" ", "\n") for name in columns]
     axes[0, 0].xaxis.tick_top()
     axes[0, 0].set_xticks(axes[0, 0].get_xticks(), names, fontsize="x-small")
     return figure
@@ -104,12 +138,13 @@ def labelled_images(images: Tensor, names: Sequence[str], columns: int = 5) -> F
         axis.axis("off")
     for axis, image, name in zip(axes.flat, images, names, strict=False):
         axis.imshow(image.permute(1, 2, 0).numpy())
-        axis.set_title(name, fontsize="x-small", pad=3)
+        axis.set_title(in_print(name), fontsize="x-small", pad=3)
     return figure
 
 
 def percentages(axis: Axes, shares: Sequence, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Percentages as a heat map with their numbers in it."""
+    rows, columns = list(map(in_print, rows)), list(map(in_print, columns))
     how = {"vmin": 0, "vmax": 100, "annot": True, "fmt": ".0f", "cmap": "Blues", "cbar": False}
     sns.heatmap(np.asarray(shares), xticklabels=columns, yticklabels=rows, ax=axis, **how)
     axis.set_xticks(axis.get_xticks(), columns, rotation=30, ha="right")
