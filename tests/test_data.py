@@ -6,6 +6,7 @@ from PIL import Image
 from dilib import data, downloads
 from dilib.commands import reproduce
 from dilib.downloads import Unreachable
+from dilib.study.cells import Cell, Study
 
 
 def write_images(root, classes=("cat", "dog"), mode="RGB", size=(40, 48)):
@@ -58,6 +59,105 @@ def test_a_changed_folder_is_decoded_again(tmp_path):
     assert data.load(name, tmp_path / "cache").train.pixels[0].unique().tolist() == [9]
 
 
+def write(picture, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)
+
+
+def test_16_bits_are_scaled_to_8(tmp_path):
+    name = write_images(tmp_path / "pets", mode="L")
+    steps = np.repeat(np.array([[0, 257, 32768, 65535]], np.uint16), 4, 0).repeat(8, 0).repeat(8, 1)
+    write(Image.fromarray(steps), tmp_path / "pets/train/cat/0.png")
+    image = data.load(name, tmp_path / "cache").train.pixels[0, 0]
+    assert image[0, 4::8].tolist() == [0, 1, 128, 255]
+
+
+def test_a_set_is_in_colour_if_any_image_is(tmp_path):
+    name = write_images(tmp_path / "pets", mode="L")
+    write(Image.new("RGB", (32, 32), (200, 10, 30)), tmp_path / "pets/train/dog/2.png")
+    pixels = data.load(name, tmp_path / "cache").train.pixels
+    assert pixels[5, :, 0, 0].tolist() == [200, 10, 30]
+    assert pixels[4, :, 0, 0].tolist() == [60, 60, 60]
+
+
+def test_pictures_are_turned_as_their_exif_data_say(tmp_path):
+    name = write_images(tmp_path / "pets")
+    upper_half = np.zeros((32, 32, 3), np.uint8)
+    upper_half[:16] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    write(Image.fromarray(upper_half), tmp_path / "pets/train/cat/0.png", exif=exif)
+    image = data.load(name, tmp_path / "cache").train.pixels[0, 0]
+    assert (image[:, :16].max(), image[:, 16:].min()) == (0, 250), "the upper half is on the right"
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    name = write_images(tmp_path / "pets")
+    see_through = np.zeros((32, 32, 4), np.uint8)
+    see_through[16:] = (10, 20, 30, 255)
+    write(Image.fromarray(see_through), tmp_path / "pets/train/cat/0.png")
+    image = data.load(name, tmp_path / "cache").train.pixels[0]
+    assert (image[:, 0, 0].tolist(), image[:, 31, 0].tolist()) == ([255, 255, 255], [10, 20, 30])
+
+
+def test_a_channel_that_never_varies_stays_finite(tmp_path):
+    """Its deviation is 0; it is taken for one grey level."""
+    loaded = data.load(write_images(tmp_path / "pets"), tmp_path / "cache")  # green is 0 everywhere
+    assert loaded.preprocessing.std[1] == round(1 / 255, 4)
+    images = loaded.preprocessing.normalise(loaded.train.pixels)
+    assert images.isfinite().all()
+    assert torch.equal(loaded.preprocessing.to_pixels(images), loaded.train.pixels)
+
+
+def test_images_in_sub_folders_of_a_class_are_its_images_and_hidden_folders_are_no_class(tmp_path):
+    name = write_images(tmp_path / "pets")
+    write(Image.new("RGB", (32, 32), (9, 9, 9)), tmp_path / "pets/train/cat/more/0.png")
+    write(Image.new("RGB", (32, 32)), tmp_path / "pets/train/.ipynb_checkpoints/0.png")
+    loaded = data.load(name, tmp_path / "cache")
+    assert loaded.classes == ("cat", "dog")
+    assert loaded.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert 9 in loaded.train.pixels[:4, 0, 0, 0].tolist()
+
+
+def test_settings_know_folders_of_one_name_apart_and_copies_alike(tmp_path):
+    """By what is in the images, and in which class; not by where the folder is, nor by time."""
+    names = [write_images(tmp_path / place / "pets") for place in ("a", "b", "c", "d")]
+    Image.new("RGB", (40, 48), (1, 1, 1)).save(tmp_path / "b/pets/train/cat/0.png")
+    (tmp_path / "c/pets/train/cat/0.png").rename(tmp_path / "c/pets/train/dog/9.png")
+    first, other_image, moved, copy = (data.identity(name, tmp_path / "cache") for name in names)
+    assert first.startswith("folder-pets@")
+    assert len({first, other_image, moved}) == 3
+    assert first == copy
+    studies = [Study.open("smoke", name, tmp_path / "results", tmp_path / "artifacts") for name in names[:2]]
+    made = [study.result(Cell("count", {}, lambda: {"one": 1})) for study in studies]
+    assert made[0]["settings"] != made[1]["settings"]
+    assert [study.finished(Cell("count", {}, dict)) for study in studies] == [[], [made[1]]]
+
+
+def two_hundred_megapixels(root):
+    name = write_images(root)
+    Image.new("1", (20_000, 10_000)).save(root / "train/cat/0.png")
+    return name
+
+
+def only_in_test(root):
+    name = write_images(root)
+    write(Image.new("RGB", (32, 32)), root / "test/emu/0.png")
+    return name
+
+
+def beside_the_classes(root):
+    name = write_images(root)
+    write(Image.new("RGB", (32, 32)), root / "train/stray.png")
+    return name
+
+
+def floating_point(root):
+    name = write_images(root)
+    Image.fromarray(np.zeros((32, 32), np.float32)).save(root / "train/cat/0.tif")
+    return name
+
+
 def one_class(root):
     return write_images(root, classes=("cat",))
 
@@ -81,6 +181,16 @@ def empty_class(root):
         (lambda root: f"folder:{root}", r"no image folder at .*expected .*train/CLASS/\*\.jpg"),
         (one_class, r"has 1 class folder\(s\); a classifier needs at least 2"),
         (unreadable, r"train/cat/1\.png can't be read as an image"),
+        (
+            two_hundred_megapixels,
+            r"train/cat/0\.png can't be read as an image \(Image size \(200000000 pixels\) exceeds",
+        ),
+        (only_in_test, r"test has classes that train/ lacks \(emu\); add or remove them"),
+        (beside_the_classes, r"train has images outside of class folders \(stray\.png\); put them into one"),
+        (
+            floating_point,
+            r"train/cat/0\.tif can't be read as an image \(the range of floating-point pixels is not known",
+        ),
         (empty_class, "train: Found no valid file for the classes emu.*; put files ending in"),
     ],
 )
@@ -88,7 +198,7 @@ def test_bad_names_and_folders_are_refused_in_one_line(tmp_path, make, message):
     with pytest.raises(ValueError, match=message) as error:
         data.load(make(tmp_path / "pets"), tmp_path / "cache")
     assert "\n" not in str(error.value)
-    assert not list((tmp_path / "cache").rglob("*.npy")) or make is unreadable
+    assert not list((tmp_path / "cache").rglob("*.npy")) or make in (unreadable, floating_point)
 
 
 def test_a_download_lands_whole_or_not_at_all(tmp_path):

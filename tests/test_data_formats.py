@@ -1,10 +1,12 @@
 """Archives as their authors lay them out, written by hand and read without a network."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from dilib import data
+from dilib.downloads import Unreachable
 
 
 def cifar_record(label_bytes, level, marks=()):
@@ -42,6 +44,14 @@ def test_cifar10_is_read_from_its_five_batches(tmp_path):
     image = cifar.test.pixels[0]
     assert [image[0, 0, 31], image[1, 7, 2], image[2, 31, 0]] == [200, 201, 202]
     assert (image == 50).sum() == 3072 - 3
+
+
+def test_a_damaged_archive_is_said_to_be(tmp_path):
+    files = {f"data_batch_{i}.bin": cifar_record([i], 10) for i in range(1, 6)}
+    folder = tmp_path / "cifar10" / "cifar-10-batches-bin"
+    write_cifar(folder, {**files, "test_batch.bin": b"cut off", "batches.meta.txt": b"airplane"})
+    with pytest.raises(Unreachable, match=r"CIFAR-10 in .*cifar10 is damaged \(.*\); delete it and run again$"):
+        data.load("cifar10", tmp_path)
 
 
 def test_cifar100_takes_its_fine_labels(tmp_path):

@@ -1,10 +1,12 @@
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from dilib import data, networks
-from dilib.classifier import Classifier
+from dilib.classifier import Classifier, Preprocessing
 from dilib.distillation import DistillationSettings, distill, scaled_distillation
 from dilib.evaluation import accuracy, glimpse
 from dilib.pool import Batch
@@ -141,3 +143,31 @@ def test_training_that_diverges_says_so(digits):
     network = Classifier(new_student(), digits.preprocessing)
     with pytest.raises(FloatingPointError, match=r"^training: loss .* in round 1; lower the learning rate$"):
         train(network, digits.train, TrainingSettings(epochs=1, batch_size=100, lr=1e30))
+
+
+def test_a_single_image_that_is_left_over_is_no_batch():
+    """BatchNorm over (N, C) takes none of one: of 33 fresh images by 16 the last waits in the pool."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    teacher, images = Classifier(body.eval(), Preprocessing((0.5,) * 3, (0.25,) * 3, 8)), torch.randn(33, 3, 8, 8)
+    labels, how = torch.zeros(33, dtype=torch.long), replace(SETTINGS, rounds=2, updates=4, batch_size=16)
+    history = distill(teacher, copy.deepcopy(body), lambda index: Batch(images, labels), (images, labels), how)
+    assert len(history["student_on_test"]) == 2
+
+
+def test_a_student_with_another_number_of_classes_is_refused(images, test_split, digit_teacher):
+    student = networks.create("vgg11_bn", classes=7, channels=1, width=1 / 8)
+    with pytest.raises(ValueError, match="the student has 7 outputs and the teacher 10; give one with as many"):
+        distill(digit_teacher, student, lambda index: None, test_split, SETTINGS)
+
+
+def test_dropout_in_a_student_is_the_same_whoever_draws_numbers_meanwhile(images, test_split, digit_teacher):
+    def taught():
+        student = nn.Sequential(new_student(), nn.Dropout(0.3))
+        batch = Batch(images[:100], torch.zeros(100, dtype=torch.long))
+        distill(digit_teacher, student, lambda index: batch, test_split, replace(SETTINGS, rounds=2, updates=2))
+        return student.state_dict()
+
+    first = taught()
+    torch.rand(7)
+    assert all(torch.equal(value, first[name]) for name, value in taught().items())

@@ -87,3 +87,15 @@ def test_a_bar_a_source():
     for axis in (half, fifth):
         assert [list(line.get_ydata()) for line in axis.lines if line.get_linestyle() == "--"] == [[93, 93]]
         assert axis.get_ylim() == (0, 100)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_of_any_letters_are_shown(tmp_path):
+    """No formula between two dollars, no box and no warning for letters that no font here has."""
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    plots.set_style()
+    figure = plots.image_rows({"$x_1$": images}, ["$5 bills$", "été", "\U000f0000"])
+    plots.save(figure, tmp_path / "names.png")
+    axis = figure.axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["\\$5\nbills\\$", "été", r"\U000f0000"]
+    assert axis.get_ylabel() == r"\$x_1\$"

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from dilib import networks
@@ -52,6 +53,74 @@ def test_closed_gates_say_what_the_network_without_the_filters_says(name):
     assert sum(p.numel() for p in smaller.parameters()) < 0.6 * sum(p.numel() for p in whole.network.parameters())
     assert not torch.allclose(expected, whole.network(IMAGES), rtol=0.1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def of_torchvision(name, size=64):
+    """With BatchNorm statistics that are far from 0 and 1."""
+    torch.manual_seed(0)
+    built = torchvision.models.get_model(name, weights=None)
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.running_mean)
+    return Classifier(built.eval(), Preprocessing((0.5,) * 3, (0.25,) * 3, size))
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [("densenet121", 58), ("mobilenet_v3_small", 17), ("efficientnet_b0", 24), ("resnext50_32x4d", 5)],
+)
+def test_what_can_not_be_gated_stays_whole(name, sets):
+    """DenseNet's concatenated filters, the inside of squeeze-and-excitation, and grouped convolutions."""
+    whole = of_torchvision(name)
+    kept = {group: torch.arange(group.channels) >= group.channels // 3 for group in coupled(whole)}
+    assert len(kept) == sets
+    smaller = removed(whole, kept)  # which compares it with the gated network
+    assert smaller(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+    assert sum(p.numel() for p in smaller.parameters()) < 0.8 * sum(p.numel() for p in whole.network.parameters())
+
+
+class Switched(nn.Module):
+    """A gate between BatchNorm and what reads it that is not 0 at 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)
+        self.last, self.head = nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, images):
+        features = self.last(self.two(self.norm(self.one(images)).sigmoid())).relu()
+        return self.head(features).mean((2, 3))
+
+
+def test_filters_that_are_read_behind_their_gate_and_classes_stay_whole():
+    (group,) = coupled(classifier(Switched().eval()))
+    assert (group.convolutions, group.fed, group.channels) == (("two",), ("head",), 8)
+    nothing_left = Switched()
+    nothing_left.last = nn.Identity()
+    with pytest.raises(ValueError, match=r"no filters of Switched can be removed, as of (one|two): ") as error:
+        coupled(classifier(nothing_left.eval()))
+    assert len(str(error.value).splitlines()) == 1
+    headed = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ValueError, match="as of 0: they make the logits"):
+        coupled(classifier(headed.eval()))
+
+
+def test_a_network_that_can_not_be_cut_is_refused_before_it_is_ranked():
+    def none_may_be_asked():
+        raise AssertionError("ranking began")
+        yield
+
+    shuffling = of_torchvision("shufflenet_v2_x0_5")
+    with pytest.raises(ValueError, match=r"ShuffleNetV2 can't be traced for pruning .*; prune another network"):
+        prune(shuffling, none_may_be_asked(), PruningSettings(), Target("filters", 0.1))
+
+
+def test_convolutions_that_stay_whole_but_read_less_are_looked_up():
+    whole = of_torchvision("mobilenet_v3_small")
+    found = {each.outputs is None for each in latency.operators(whole, coupled(whole))}
+    assert found == {True, False}
 
 
 def test_shortcuts_and_depthwise_convolutions_are_coupled():

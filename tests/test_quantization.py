@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from dilib import networks
 from dilib.compression.quantization import ActivationGrid, WeightGrid, quantized
@@ -53,6 +54,47 @@ def test_gradients_pass_through_the_rounding(network):
     student(IMAGES).square().sum().backward()
     gradients = [parameter.grad for parameter in student.parameters()]
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+class Twice(nn.Module):
+    """One convolution that is called twice, each time with another BatchNorm behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+        self.first, self.second = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+
+    def forward(self, images):
+        images = self.first(self.conv(self.stem(images))).relu()
+        return self.head(self.second(self.conv(images)).relu().mean((2, 3)))
+
+
+@torch.no_grad()
+def test_a_convolution_used_twice_is_folded_for_each_use():
+    torch.manual_seed(0)
+    network = Twice()
+    for norm in (network.first, network.second):
+        nn.init.uniform_(norm.weight, 0.5, 4.0)
+    for _ in range(20):
+        network(IMAGES)
+    whole = network.eval()(IMAGES)
+    assert (quantized(network, IMAGES, 8)(IMAGES) - whole).norm() / whole.norm() < 0.02
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        found = self.conv(images).mean((2, 3))
+        return found if found.sum() > 0 else -found
+
+
+def test_a_network_that_can_not_be_traced_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"Branching can't be quantised .*; torch.fx must be able to trace it") as error:
+        quantized(Branching(), IMAGES, 8)
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_bits_out_of_range_are_refused(network):

@@ -149,8 +149,10 @@ def _why_whole(layers: list[tuple], norms: list[str], head: str | None) -> str:
         return f"{grouped} is a grouped convolution"
     if not norms:
         return "they have no BatchNorm to put a gate at"
-    sizes = {name: getattr(module, "out_channels", None) or module.num_features for name, module, _ in layers}
-    if any(sorted(map(int, idxs)) != list(range(sizes[name])) for name, _, idxs in layers):
+    if other := next((name for name, module, _ in layers if not isinstance(module, nn.Conv2d | _BatchNorm)), ""):
+        return f"they pass through {other}"
+    sizes = [module.num_features if isinstance(module, _BatchNorm) else module.out_channels for _, module, _ in layers]
+    if any(sorted(map(int, idxs)) != list(range(sizes[0])) for _, _, idxs in layers) or len(set(sizes)) > 1:
         return "they are concatenated with others"
     return ""
 
@@ -277,11 +279,13 @@ def prune(
     `batches` (normalised images, labels) serve to rank. A target of latency, or η above 0, needs `milliseconds`: a
     network's latency by the number of filters in each set. No layer falls below one group: pruning stops there and says
     so in the result.
-    Raises ValueError for what is missing.
+    Raises ValueError for what is missing, and for a network whose filters can't be removed.
     """
     if milliseconds is None and (target.kind == "latency" or settings.eta):
         raise ValueError("a latency target, or eta above 0, needs a look-up table of latencies; measure one first")
-    gates, whole = Gates(classifier, coupled(classifier)), classifier.frozen()
+    groups = coupled(classifier)
+    removed(classifier, {group: torch.arange(group.channels) > 0 for group in groups})  # refused before it is ranked
+    gates, whole = Gates(classifier, groups), classifier.frozen()
 
     def reached() -> float:
         if target.kind == "filters":

@@ -65,9 +65,13 @@ def data_sets(study: Study, added: tuple[str, ...]) -> list[Data]:
 
 
 def can_be_halved(study: Study) -> bool:
-    """Whether the base has old classes, at least two of them, and others that can be added as new ones."""
-    old = [label for label in continual_settings(study).old if label < len(study.data.classes)]
-    return 2 <= len(old) < len(study.data.classes)
+    """Whether the base has two old classes or more, images enough to teach them, and others to be added as new ones."""
+    settings = continual_settings(study)
+    old = [label for label in settings.old if label < len(study.data.classes)]
+    if not 2 <= len(old) < len(study.data.classes):
+        return False
+    there = torch.isin(study.data.train.labels, torch.tensor(old)).sum()
+    return bool(there >= study.scale.training[settings.networks[0]].batch_size)
 
 
 def halves(whole: Data, old: Sequence[int]) -> list[Data]:
