@@ -1,7 +1,10 @@
 """Feature statistics: what every BatchNorm layer of a network saw in training, and what it sees in a batch."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from dilib import losses
 from dilib.classifier import frozen_copy
+
+TORCHS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # which are known to call BatchNorm
 
 
 @dataclass(frozen=True)
@@ -137,15 +142,22 @@ class Observed:
     def __init__(self, network: nn.Module, dtype: torch.dtype):
         self.frozen = frozen_copy(network, dtype)
         layers = batchnorm_layers(self.frozen.network)
-        self._watch = _BatchNormCalls({id(layer.running_mean): name for name, layer in layers.items()})
+        self._calls = _BatchNormCalls({id(layer.running_mean): name for name, layer in layers.items()})
         for name, layer in layers.items():
-            _measure_own_arithmetic(name, layer, self._watch)
+            if type(layer) in TORCHS:
+                layer.forward = partial(self._calls.norm, name, _Norm.of(layer))
+            else:
+                _measure_own_arithmetic(name, layer, self._calls)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of normalised images (N, C, H, W)."""
-        self._watch.seen = _Seen()
-        with self._watch:
-            return self.frozen(images)
+        calls = self._calls
+        calls.seen = _Seen()
+        # Listening takes a little time with every operation, which all updates but the first save where it is no use.
+        with nullcontext() if calls.needless else calls:
+            logits = self.frozen(images)
+        calls.needless = not calls.heard
+        return logits
 
     @property
     def moments(self) -> FeatureStatistics:
@@ -155,7 +167,7 @@ class Observed:
         """
         means, variances = (
             {layer: values[0] if len(values) == 1 else torch.stack(values).mean(0) for layer, values in found.items()}
-            for found in (self._watch.seen.means, self._watch.seen.variances)
+            for found in (self._calls.seen.means, self._calls.seen.variances)
         )
         return FeatureStatistics(means, variances)
 
@@ -166,12 +178,39 @@ class Observed:
         return self.moments
 
 
+class _Norm(NamedTuple):
+    """What a frozen BatchNorm layer computes with, and, of that, what it multiplies each channel by."""
+
+    mean: Tensor
+    variance: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+    scale: Tensor
+
+    @classmethod
+    def of(cls, layer: nn.Module) -> "_Norm":
+        return cls.with_scale(layer.running_mean, layer.running_var, layer.weight, layer.bias, layer.eps)
+
+    @classmethod
+    def with_scale(cls, mean, variance, weight, bias, eps) -> "_Norm":
+        scale = torch.rsqrt(variance + eps)
+        return cls(mean, variance, weight, bias, eps, scale if weight is None else scale * weight)
+
+
 class _BatchNormCalls(TorchFunctionMode):
     """Answers the calls of BatchNorm on the stored statistics of known layers, and notes what they read."""
 
     def __init__(self, layers: dict[int, str]):
         super().__init__()
         self.layers, self.seen = layers, _Seen()
+        self.heard = self.needless = False  # whether a call came that no layer of torch's own made
+
+    def norm(self, layer: str, norm: _Norm, features: Tensor) -> Tensor:
+        """BatchNorm as the layer has it."""
+        output, mean, variance = _NormWithMoments.apply(features, norm)
+        self.seen.add(layer, mean, variance)
+        return output
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.batch_norm:
@@ -184,19 +223,18 @@ class _BatchNormCalls(TorchFunctionMode):
         layer = self.layers.get(id(running_mean))
         if layer is None or training:
             return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        output, mean, variance = _NormWithMoments.apply(input, running_mean, running_var, weight, bias, eps)
-        self.seen.add(layer, mean, variance)
-        return output
+        self.heard = True
+        return self.norm(layer, _Norm.with_scale(running_mean, running_var, weight, bias, eps), input)
 
 
-def _measure_own_arithmetic(name: str, layer: nn.Module, watch: "_BatchNormCalls") -> None:
+def _measure_own_arithmetic(name: str, layer: nn.Module, calls: _BatchNormCalls) -> None:
     """Have the layer's input measured at each call in which it does not come to BatchNorm itself."""
     before: list[int] = []
-    layer.register_forward_pre_hook(lambda layer, inputs: before.append(watch.seen.calls(name)))
+    layer.register_forward_pre_hook(lambda layer, inputs: before.append(calls.seen.calls(name)))
 
     def measure(layer: nn.Module, inputs: tuple, output) -> None:
-        if watch.seen.calls(name) == before.pop():
-            watch.seen.add(name, *_moments(name, inputs[0], len(layer.running_mean)))
+        if calls.seen.calls(name) == before.pop():
+            calls.seen.add(name, *_moments(name, inputs[0], len(layer.running_mean)))
 
     layer.register_forward_hook(measure)
 
@@ -220,20 +258,23 @@ class _NormWithMoments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, features: Tensor, running_mean, running_var, weight, bias, eps: float):
+    def forward(ctx, features: Tensor, norm: _Norm):
         # Passing running statistics makes the kernel keep its sums in their precision, fp32.
-        unused = torch.zeros_like(running_mean), torch.zeros_like(running_var)
+        unused = torch.zeros_like(norm.mean), torch.zeros_like(norm.variance)
         mean, variance = torch.batch_norm_update_stats(features, *unused, 0.0)
-        scale = torch.rsqrt(running_var + eps)
-        ctx.save_for_backward(features, mean, scale if weight is None else scale * weight)
+        ctx.save_for_backward(features, mean, norm.scale)
         ctx.count = features.numel() // features.shape[1]
-        output = F.batch_norm(features, running_mean, running_var, weight, bias, training=False, eps=eps)
-        return output, mean, variance
+        return _frozen_batch_norm(features, *norm[:5]), mean, variance
 
     @staticmethod
     def backward(ctx, grad_output: Tensor, grad_mean: Tensor, grad_variance: Tensor):
         features, mean, scale = ctx.saved_tensors
         weight, bias = grad_variance * (2 / ctx.count), grad_mean / ctx.count
-        gradient = F.batch_norm(features, mean, torch.ones_like(mean), weight, bias, training=False, eps=0.0)
+        gradient = _frozen_batch_norm(features, mean, torch.ones_like(mean), weight, bias, 0.0)
         scale = scale.to(gradient.dtype).view(1, -1, *[1] * (gradient.ndim - 2))
-        return gradient.addcmul_(grad_output, scale), None, None, None, None, None
+        return gradient.addcmul_(grad_output, scale), None
+
+
+def _frozen_batch_norm(features: Tensor, mean, variance, weight, bias, eps: float) -> Tensor:
+    """What F.batch_norm does in evaluation mode, unheard by `_BatchNormCalls`."""
+    return torch.batch_norm(features, weight, bias, mean, variance, False, 0.0, eps, torch.backends.cudnn.enabled)
