@@ -1,6 +1,7 @@
 """Networks that somebody else built: inverted right, or refused in one line."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,15 @@ import torchvision
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from dilib import networks
 from dilib.classifier import Classifier, Preprocessing, head_of
+from dilib.compression.pruning import coupled
+from dilib.compression.quantization import quantized
 from dilib.distillation import DistillationSettings, distill
 from dilib.evaluation import penultimate_features, predict
 from dilib.feature_statistics import FeatureStatistics, Observed
-from dilib.inversion import Objective, Schedule, invert
+from dilib.inversion import Objective, Schedule, invert, updates
+from dilib.networks import timm_preprocessing, untrained_imagenet_network
 from dilib.pool import Batch
 
 ONE_UPDATE = Schedule(((None, 1),))
@@ -292,9 +297,8 @@ def test_a_network_that_draws_random_numbers_makes_the_same_images_and_disturbs_
 
 @pytest.mark.parametrize("size", [24, (24, 40)])
 def test_images_are_as_large_as_the_preprocessing_says(size):
-    made = invert(Classifier(small(), of_size(size)), [1, 2, 3], DI, Schedule())
-    assert made.images.shape == (3, 3, 24, 24 if size == 24 else 40)
-    assert made.history.shape == (2000, 4)
+    images, _ = next(updates(Classifier(small(), of_size(size)), [1, 2, 3], DI, Schedule()))
+    assert images.shape == (3, 3, 24, 24 if size == 24 else 40)
 
 
 def test_stages_may_be_of_other_sizes_than_the_preprocessing():
@@ -436,55 +440,46 @@ def test_preprocessing_may_be_given_as_lists():
     assert listed.normalise(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).mean().item() == pytest.approx(4.0)
 
 
-TORCHVISION = {
-    "resnet18": 32,
-    "vgg11_bn": 32,
-    "densenet121": 32,
-    "mobilenet_v2": 32,
-    "mobilenet_v3_small": 32,
-    "efficientnet_b0": 32,
-    "regnet_y_400mf": 32,
-    "shufflenet_v2_x0_5": 32,
-    "mnasnet0_5": 32,
-    "googlenet": 32,
-    "resnext50_32x4d": 32,
-}
-TIMM = {
-    "dla34": 64,
-    "hrnet_w18_small": 64,
-    "cspresnet50": 64,
-    "repvgg_a0": 64,
-    "selecsls42": 64,
-    "ghostnet_100": 64,
-    "dpn68": 64,
-    "skresnet18": 64,
-    "levit_128s": 224,
-    "mobilevit_xxs": 64,
-    "mixnet_s": 64,
-    "res2net50_14w_8s": 64,
-}
+def families():
+    """The rows of the table in docs/networks.md: a network, its image size, and what is said of it."""
+    text = (Path(__file__).parent.parent / "docs" / "networks.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.partition("| few bits |\n")[2].splitlines()[1:]]
+    assert len(rows) > 20
+    for name, size, *said in rows:
+        skipped = pytest.mark.skipif(name.startswith("timm/") and not find_spec("timm"), reason="needs timm")
+        yield pytest.param(name, int(size), said, id=name, marks=skipped)
 
 
-def check_family(network, size):
-    network, images = with_statistics(network), noise(2, 3, size, size)
-    made = invert(Classifier(network, of_size(size)), [1, 999], DI, ONE_UPDATE)
-    assert made.history[0, 2] > 0
+def or_refused(work):
+    try:
+        return work()
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return "refused"
+
+
+@pytest.mark.parametrize(("name", "size", "said"), list(families()))
+def test_families_are_as_the_documentation_has_them(name, size, said):
+    network, images = with_statistics(untrained_imagenet_network(name)), noise(2, 3, size, size)
+    classifier = Classifier(network, of_size(size))
+    assert invert(classifier, [1, 999], DI, ONE_UPDATE).history[0, 2] > 0
     observed = Observed(network, torch.float32)
     with torch.no_grad():
         found, expected = observed(images), network(images)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
-    assert observed.moments.means
-
-
-@pytest.mark.parametrize("name", TORCHVISION)
-def test_families_of_torchvision(name):
-    options = {"init_weights": False} if name == "googlenet" else {}
-    check_family(torchvision.models.get_model(name, weights=None, **options), TORCHVISION[name])
+    sets = or_refused(lambda: len(coupled(classifier)))
+    few_bits = or_refused(lambda: quantized(network, images, 8) and "yes")
+    layers = len(observed.moments.means), len(FeatureStatistics.from_batchnorm(network).means)
+    assert [*map(str, layers), str(sets), few_bits] == said
 
 
 @pytest.mark.skipif(not find_spec("timm"), reason="needs timm")
-@pytest.mark.parametrize("name", TIMM)
-def test_families_of_timm(name):
-    import timm
+def test_timms_own_data_configuration_is_the_preprocessing():
+    found = timm_preprocessing(untrained_imagenet_network("timm/mobilevit_xxs"))
+    assert found == Preprocessing((0.0,) * 3, (1.0,) * 3, 256)
 
-    check_family(timm.create_model(name), TIMM[name])
+
+def test_a_name_of_timms_without_timm_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"timm/resnet18 needs timm; get it by pip install 'dilib\[timm\]'"):
+        networks.check_imagenet_name("timm/resnet18")
