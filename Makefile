@@ -7,7 +7,7 @@ READY   := .venv/.ready
 REPRODUCE = $(BIN)/python -m dilib.commands.reproduce --results $(RESULTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report carry smoke bench test format lab clean
+.PHONY: help setup reproduce report carry smoke bench test slow format lab clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ test: $(READY) ## lint, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+slow: $(READY) ## run the tests that take minutes and are left out of `make test`
+	$(BIN)/python -m pytest -m slow
 
 format: $(READY) ## put code and notebooks in the common format
 	$(BIN)/ruff check --fix .

@@ -3,6 +3,7 @@
 Images pass from one classifier to another as pixels (uint8), never in another one's normalised space.
 """
 
+import operator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dilib import losses
+from dilib.downloads import reason
 from dilib.structure import Structure, copied, logits_of, structure, unwrapped
 
 Size = int | tuple[int, int]  # of a square image's sides, or height and width
@@ -33,14 +35,15 @@ class Preprocessing:
     size: Size
 
     def __post_init__(self):
+        object.__setattr__(self, "size", _as_size(self.size))
         for name in ("mean", "std"):
             value = getattr(self, name)
             try:
                 object.__setattr__(self, name, tuple(float(each) for each in value))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{name} {value!r} is no list of numbers; give one a channel") from error
+                raise ValueError(f"{name} {value!r} is not a list of numbers; give one per channel") from error
         if len(self.mean) != len(self.std) or not self.mean:
-            raise ValueError(f"mean {self.mean} and std {self.std} differ in length; give one of each a channel")
+            raise ValueError(f"mean {self.mean} and std {self.std} differ in length; give one of each per channel")
         if not all(0 <= mean <= 1 for mean in self.mean) or not all(0 < std <= 1 for std in self.std):
             raise ValueError(
                 f"mean {self.mean} and std {self.std} are not of pixels in [0, 1]; divide those of 0 to 255 by 255"
@@ -74,12 +77,20 @@ class Preprocessing:
         return losses.clip_to_pixel_range(images, mean, std)
 
 
+def _as_size(size) -> Size:
+    """One whole number, or two in a tuple. Raises ValueError for anything else."""
+    try:
+        return tuple(map(operator.index, size)) if isinstance(size, tuple | list) else operator.index(size)
+    except TypeError as error:
+        raise ValueError(f"size {size!r} is not a resolution; give one whole number, or height and width") from error
+
+
 def sides(size: Size) -> tuple[int, int]:
     """Height and width. Raises ValueError for anything but one whole number or two."""
-    found = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, tuple | list) else ()
-    if len(found) != 2 or not all(isinstance(side, int) for side in found):
-        raise ValueError(f"size {size!r} is no resolution; give one whole number, or height and width")
-    return found
+    found = _as_size(size)
+    if isinstance(found, tuple) and len(found) != 2:
+        raise ValueError(f"size {size!r} is not a resolution; give one whole number, or height and width")
+    return found if isinstance(found, tuple) else (found, found)
 
 
 @lru_cache
@@ -109,12 +120,19 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return next(self.network.parameters()).device
+        return self._weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What its weights are kept in."""
-        return next(self.network.parameters()).dtype
+        return self._weight.dtype
+
+    @property
+    def _weight(self) -> Tensor:
+        every = (
+            tensor for tensor in chain(self.network.parameters(), self.network.buffers()) if tensor.is_floating_point()
+        )
+        return next(every, torch.zeros(()))
 
     @property
     def example(self) -> Tensor:
@@ -126,8 +144,12 @@ class Classifier:
 
         Raises ValueError for a network that takes no such images, or returns no logits.
         """
-        frozen = frozen_copy(self.network, torch.promote_types(self.dtype, torch.float32))
-        return structure(frozen.network, self.example.to(frozen.dtype))
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        try:
+            return structure(copied(self.network).eval().requires_grad_(False).to(dtype), self.example.to(dtype))
+        except RuntimeError as error:
+            shape = "×".join(map(str, self.preprocessing.shape))
+            raise ValueError(f"{type(self.network).__name__} can't take a {shape} image ({reason(error)})") from error
 
     def with_network(self, network: nn.Module) -> "Classifier":
         """Another network, such as a student, under the same preprocessing and precision."""
@@ -152,11 +174,20 @@ class Frozen(nn.Module):
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
         super().__init__()
-        self.network, self.dtype = network, dtype
+        self.network, self.dtype, self.memory_format = network, dtype, torch.channels_last
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K) of normalised images (N, C, H, W)."""
-        logits = logits_of(self.network(images.to(self.dtype, memory_format=torch.channels_last)), self.network)
+        try:
+            output = self.network(images.to(self.dtype, memory_format=self.memory_format))
+        except RuntimeError as error:
+            if self.memory_format == torch.contiguous_format or "view size is not compatible" not in str(error):
+                raise
+            # The network flattens its features by view, which takes them in one order of memory alone.
+            self.memory_format = torch.contiguous_format
+            self.network.to(memory_format=self.memory_format)
+            return self(images)
+        logits = logits_of(output, self.network)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

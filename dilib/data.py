@@ -33,7 +33,7 @@ TITLES = {
 FREE = ("digits", "photographs", "photographs_grey", "fashion_mnist")  # whose images anyone may publish
 IMAGENET_TRAINING_IMAGES = 215_000  # all 1.28 million would take 190 GB once decoded
 
-LEAST_STD = round(1 / 255, 4)
+LEAST_STD = round(1 / 255, 4)  # one grey level
 
 FASHION_FILES = {  # of the uncompressed files
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -161,7 +161,8 @@ def slug(name: str) -> str:
 
 def identity(name: str, folder: Path | str = "artifacts/data") -> str:
     """What settings call a data set: its slug, and for an image folder a digest of its images and classes, too."""
-    return f"{slug(name)}@{files_digest(name, folder)}" if name.startswith("folder:") else slug(name)
+    files = files_digest(name, folder)
+    return f"{slug(name)}@{files}" if files else slug(name)
 
 
 @lru_cache

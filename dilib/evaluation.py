@@ -60,12 +60,9 @@ def penultimate_features(classifier: Classifier, pixels: Tensor, batch_size: int
 
     Raises ValueError where that is no linear layer or 1×1 convolution.
     """
-    frozen, preprocessing, head = (
-        frozen_copy(classifier.network, torch.float32),
-        classifier.preprocessing,
-        head_of(classifier),
-    )
-    batches = (preprocessing.normalise(batch.to(classifier.device)) for batch in pixels.split(batch_size))
+    frozen, head = frozen_copy(classifier.network, torch.float32), head_of(classifier)
+    normalise = classifier.preprocessing.normalise
+    batches = (normalise(batch.to(classifier.device)) for batch in pixels.split(batch_size))
     return torch.cat([logits_and_features(frozen, head, batch)[1].cpu() for batch in batches])
 
 

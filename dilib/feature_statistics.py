@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from dilib import losses
 from dilib.classifier import frozen_copy
 
-TORCHS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # which are known to call BatchNorm
+TORCH_BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # whose forward is known
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class FeatureStatistics:
     def joined(self, other: "FeatureStatistics", share: float) -> "FeatureStatistics":
         """Statistics of a mixture of images, of which a `share` in [0, 1] comes from where `other` was measured.
 
-        Of the layers that both have: layers that did not run were not measured.
+        Of the layers that both have: those that did not run were not measured.
         """
         means, variances = {}, {}
-        for layer, theirs in other.means.items():
-            mine = self.means[layer]
+        for layer in (layer for layer in other.means if layer in self.means):
+            mine, theirs = self.means[layer], other.means[layer]
             means[layer] = torch.lerp(mine, theirs, share)
             spread = share * (1 - share) * (mine - theirs) ** 2
             variances[layer] = torch.lerp(self.variances[layer], other.variances[layer], share) + spread
@@ -98,7 +98,7 @@ class FeatureStatistics:
 
 
 def batchnorm_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers that keep BatchNorm's running statistics, by name: torch's own, and others' like FrozenBatchNorm2d.
+    """The layers that keep BatchNorm's running statistics, by name: torch's own and others, such as FrozenBatchNorm2d.
 
     Raises ValueError when there is none.
     """
@@ -144,7 +144,7 @@ class Observed:
         layers = batchnorm_layers(self.frozen.network)
         self._calls = _BatchNormCalls({id(layer.running_mean): name for name, layer in layers.items()})
         for name, layer in layers.items():
-            if type(layer) in TORCHS:
+            if type(layer) in TORCH_BATCHNORMS and "forward" not in vars(layer):
                 layer.forward = partial(self._calls.norm, name, _Norm.of(layer))
             else:
                 _measure_own_arithmetic(name, layer, self._calls)
@@ -179,7 +179,7 @@ class Observed:
 
 
 class _Norm(NamedTuple):
-    """What a frozen BatchNorm layer computes with, and, of that, what it multiplies each channel by."""
+    """What a frozen BatchNorm layer computes with; `scale` is what it multiplies each channel by."""
 
     mean: Tensor
     variance: Tensor
@@ -199,16 +199,16 @@ class _Norm(NamedTuple):
 
 
 class _BatchNormCalls(TorchFunctionMode):
-    """Answers the calls of BatchNorm on the stored statistics of known layers, and notes what they read."""
+    """Intercepts calls of F.batch_norm on the stored statistics of known layers, and notes what they read."""
 
     def __init__(self, layers: dict[int, str]):
         super().__init__()
         self.layers, self.seen = layers, _Seen()
         self.heard = self.needless = False  # whether a call came that no layer of torch's own made
 
-    def norm(self, layer: str, norm: _Norm, features: Tensor) -> Tensor:
+    def norm(self, layer: str, norm: _Norm, input: Tensor) -> Tensor:
         """BatchNorm as the layer has it."""
-        output, mean, variance = _NormWithMoments.apply(features, norm)
+        output, mean, variance = _NormWithMoments.apply(input, norm)
         self.seen.add(layer, mean, variance)
         return output
 
@@ -224,6 +224,10 @@ class _BatchNormCalls(TorchFunctionMode):
         if layer is None or training:
             return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         self.heard = True
+        if any(each is not None and each.requires_grad for each in (weight, bias)):
+            # In a frozen copy such a weight depends on the images, and so their gradient on it.
+            self.seen.add(layer, *_moments(layer, input, len(running_mean)))
+            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return self.norm(layer, _Norm.with_scale(running_mean, running_var, weight, bias, eps), input)
 
 
@@ -232,11 +236,12 @@ def _measure_own_arithmetic(name: str, layer: nn.Module, calls: _BatchNormCalls)
     before: list[int] = []
     layer.register_forward_pre_hook(lambda layer, inputs: before.append(calls.seen.calls(name)))
 
-    def measure(layer: nn.Module, inputs: tuple, output) -> None:
+    def measure(layer: nn.Module, inputs: tuple, named: dict, output) -> None:
         if calls.seen.calls(name) == before.pop():
-            calls.seen.add(name, *_moments(name, inputs[0], len(layer.running_mean)))
+            features = next(each for each in (*inputs, *named.values()) if isinstance(each, Tensor))
+            calls.seen.add(name, *_moments(name, features, len(layer.running_mean)))
 
-    layer.register_forward_hook(measure)
+    layer.register_forward_hook(measure, with_kwargs=True)
 
 
 def _moments(name: str, features: Tensor, channels: int) -> tuple[Tensor, Tensor]:
@@ -276,5 +281,5 @@ class _NormWithMoments(torch.autograd.Function):
 
 
 def _frozen_batch_norm(features: Tensor, mean, variance, weight, bias, eps: float) -> Tensor:
-    """What F.batch_norm does in evaluation mode, unheard by `_BatchNormCalls`."""
+    """What F.batch_norm does in evaluation mode, not intercepted by `_BatchNormCalls`."""
     return torch.batch_norm(features, weight, bias, mean, variance, False, 0.0, eps, torch.backends.cudnn.enabled)

@@ -40,10 +40,11 @@ def listed(folder: Path, classes: Sequence[str]) -> list[File]:
 
 def class_names(folder: Path) -> list[str]:
     """The folders in `folder`, sorted, hidden ones left out. Raises ValueError for images that lie beside them."""
-    stray = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES)
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    stray = [path.name for path in there if path.is_file() and path.suffix.lower() in SUFFIXES]
     if stray:
         raise ValueError(f"{folder} has images outside of class folders ({', '.join(stray[:3])}); put them into one")
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path.name for path in there if path.is_dir()]
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ def inventory(root: Path, files: Sequence[Path], cache: Path) -> Inventory:
     return found
 
 
-def _stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+def _stamps(files: Iterable[Path]) -> list[tuple]:
+    """What tells that a file may have changed; its last time changes with its name, too."""
+    every = ((path, path.stat()) for path in files)
+    return [(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in every]
 
 
 def _content_and_channels(path: Path) -> tuple[str, int]:
@@ -117,14 +120,14 @@ def _picture(path: Path, channels: int, size: int) -> np.ndarray:
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
     """The picture as viewers show it: turned as its EXIF data say, 16 bits scaled to 8, transparent parts on white."""
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError("the range of its pixels is not known")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:
             raise ValueError(f"its pixels reach from {values.min()} to {values.max()}, not 0 to 65535")
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("the range of floating-point pixels is not known")
     if image.has_transparency_data:
         shown = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)

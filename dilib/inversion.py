@@ -17,7 +17,7 @@ from dilib import losses
 from dilib.classifier import Classifier, Preprocessing, Size, frozen_copy, sides
 from dilib.feature_statistics import FeatureStatistics, Observed
 from dilib.structure import undisturbed
-from dilib.trial import checked_student, targets, tried
+from dilib.trial import checked_student, checked_targets, targets, tried
 
 TERMS = ("classification", "prior", "feature", "compete")
 SMALL = 64  # pixels a side, up to which the paper's settings for CIFAR-10 are nearer than those for ImageNet
@@ -154,7 +154,7 @@ def invert(
         if len(history) % 50 == 0:
             _require_finite(history)
     _require_finite(history)
-    return Inversion(images, torch.as_tensor(labels).to(images.device), torch.stack(history).cpu())
+    return Inversion(images, targets(labels).to(images.device), torch.stack(history).cpu())
 
 
 def updates(
@@ -195,7 +195,7 @@ def _checked(teacher, labels, objective, schedule, statistics, student, start) -
     if objective.alpha_c > 0 and student is None:
         raise ValueError(f"alpha_c is {objective.alpha_c} but no student is given; pass student= or set alpha_c to 0")
     trial = tried(teacher, [size for size, _ in schedule.stages], statistics if objective.alpha_f > 0 else None)
-    labels, random = targets(labels, trial.classes), trial.random
+    labels, random = checked_targets(labels, trial.classes), trial.random
     if start is not None and start.shape[:2] != (len(labels), teacher.preprocessing.channels):
         channels = teacher.preprocessing.channels
         raise ValueError(f"start has shape {tuple(start.shape)}; give {len(labels)} images of {channels} channels")

@@ -122,7 +122,7 @@ def check_imagenet_name(name: str) -> None:
     if name.startswith(TIMM):
         if not find_spec("timm"):
             raise ValueError(f"{name} needs timm; get it by pip install 'dilib[timm]'")
-        if import_module("timm").list_models(name.removeprefix(TIMM), pretrained=True):
+        if import_module("timm.models").is_model_pretrained(name.removeprefix(TIMM)):
             return
     raise ValueError(
         f"unknown ImageNet classifier {name!r}; choose from {', '.join(LITE)}, torchvision's "

@@ -45,6 +45,14 @@ def named(text: str) -> torch.dtype:
 
 def autocast_logits(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits (N, K), fp32, of images (N, C, H, W) from a forward pass in `dtype`; weights and gradients stay fp32."""
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=_memory_format(network))
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         return logits_of(network(images), network).float()
+
+
+def _memory_format(network: nn.Module) -> torch.memory_format:
+    """Channels last where the network's weights are: one that flattens features by view takes no other than its own."""
+    for weight in network.parameters():
+        if weight.ndim == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+    return torch.contiguous_format

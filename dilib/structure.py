@@ -93,13 +93,18 @@ def unwrapped(network: nn.Module) -> nn.Module:
 def copied(network: nn.Module) -> nn.Module:
     """A deep copy; features that a network keeps from its last forward pass are copied without their graph.
 
-    Raises ValueError for what can't be copied.
+    Raises ValueError for what can't be copied, such as a scripted module.
     """
+    kind = type(network).__name__
+    if any(isinstance(layer, torch.jit.ScriptModule) for layer in network.modules()):
+        raise ValueError(
+            f"{kind} is scripted, so its layers can't be looked into; give the module that it was made from"
+        )
     try:
         with _WithoutGraphs():
             return copy.deepcopy(network)
     except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{type(network).__name__} can't be copied ({reason(error)}); remove what can't be") from error
+        raise ValueError(f"{kind} can't be copied ({reason(error)}); keep no such thing in it") from error
 
 
 class _WithoutGraphs(TorchFunctionMode):
@@ -113,7 +118,10 @@ class _WithoutGraphs(TorchFunctionMode):
 
 @contextmanager
 def undisturbed(seed: int = 0):
-    """Random numbers from `seed` inside; outside, torch's generators go on as if nothing had been drawn."""
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
-        torch.manual_seed(seed)
+    """Random numbers from `seed` inside; outside, torch's generators, on the CPU and the current GPU, are as before."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
         yield

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dilib.classifier import Classifier, Size, frozen_copy, sides
 from dilib.downloads import reason
 from dilib.feature_statistics import FeatureStatistics, Observed
-from dilib.structure import logits_of, undisturbed
+from dilib.structure import copied, logits_of, undisturbed
 
 TOLERANCES = {
     torch.float64: 1e-6,
@@ -27,34 +27,39 @@ class Trial:
     random: bool
 
 
-def tried(teacher: Classifier, sizes: Iterable[Size], statistics: FeatureStatistics | None) -> Trial:
-    """Try a teacher on two images of noise at the smallest of these sizes, and the copy of it that is inverted.
+def tried(
+    classifier: Classifier, sizes: Iterable[Size], statistics: FeatureStatistics | None, role: str = "the teacher"
+) -> Trial:
+    """Try a network on two images of noise at each of these sizes, and at the smallest the copy that is inverted.
 
-    With `statistics` that copy is an observed one, all of whose layers they must have. The network itself is left as it
-    was. Raises ValueError for a network in training mode, that does not take such images or changes them, that gives no
-    logits (N, K), or whose copy gives other logits.
+    With `statistics` that copy is an observed one, all of whose layers they must have. Weights and buffers stay as they
+    are. Raises ValueError for a network in training mode, that does not take such images or changes them, that gives no
+    logits (N, K) with a gradient, or whose copy gives other logits; it speaks of the network by its `role`.
     """
-    _check_evaluation_mode(teacher.network)
-    size = min(sizes, key=sides)
-    images = _noise(teacher, teacher.preprocessing.channels, size)
-    with undisturbed():
-        before = _random_states()
-        logits = _logits(teacher, images, size)
-        random = not all(map(torch.equal, before, _random_states()))
-    _try_copy(teacher, images, None if random else logits, statistics)
+    _check_evaluation_mode(classifier.network, role)
+    for size in sorted(set(map(sides, sizes)), reverse=True):
+        images = _noise(classifier, classifier.preprocessing.channels, size)
+        with undisturbed():
+            before = _random_states()
+            logits = _logits(classifier, images, size, role)
+            random = not all(map(torch.equal, before, _random_states()))
+    # Random numbers are drawn in the order of memory, and the copy's is another one: there is nothing to compare.
+    _try_copy(classifier, images, None if random else logits, statistics)
     return Trial(logits.shape[1], random)
 
 
-def _check_evaluation_mode(network: nn.Module) -> None:
+def _check_evaluation_mode(network: nn.Module, role: str) -> None:
     training = next((name for name, layer in network.named_modules() if layer.training), None)
     if training is not None:
         place = f"its layer {training}" if training else "it"
-        raise ValueError(f"the teacher can't be inverted while {place} is in training mode; call teacher.eval() first")
+        raise ValueError(
+            f"{role} can't be used while {place} is in training mode; call {role.split()[-1]}.eval() first"
+        )
 
 
-def _noise(teacher: Classifier, channels: int, size: Size) -> Tensor:
+def _noise(classifier: Classifier, channels: int, size: Size) -> Tensor:
     noise = torch.randn(2, channels, *sides(size), generator=torch.Generator().manual_seed(0))
-    return noise.to(teacher.device, teacher.dtype)
+    return noise.to(classifier.device, classifier.dtype)
 
 
 def _random_states() -> list[Tensor]:
@@ -62,33 +67,33 @@ def _random_states() -> list[Tensor]:
 
 
 @torch.no_grad()
-def _logits(teacher: Classifier, images: Tensor, size: Size) -> Tensor:
+def _logits(classifier: Classifier, images: Tensor, size: Size, role: str) -> Tensor:
     """What the network itself makes of the images."""
     given = images.clone()
     try:
-        output = teacher.network(images)
+        output = classifier.network(images)
     except Exception as error:  # a network of somebody else's may raise anything
-        raise ValueError(_why_not(teacher, size, error)) from error
+        raise ValueError(_why_not(classifier, size, error, role)) from error
     if not torch.equal(given, images):
-        raise ValueError(f"{type(teacher.network).__name__} changes its input in place; have it change a copy")
-    return logits_of(output, teacher.network)
+        raise ValueError(f"{type(classifier.network).__name__} changes its input in place; have it change a copy")
+    return logits_of(output, classifier.network)
 
 
 @torch.no_grad()
-def _why_not(teacher: Classifier, size: Size, error: Exception) -> str:
+def _why_not(classifier: Classifier, size: Size, error: Exception, role: str) -> str:
     """Why these images can't be taken, from what can be."""
-    kind, channels = type(teacher.network).__name__, teacher.preprocessing.channels
+    kind, channels = type(classifier.network).__name__, classifier.preprocessing.channels
 
     def takes(channels: int, size: Size) -> bool:
         try:
-            return bool(logits_of(teacher.network(_noise(teacher, channels, size)), teacher.network).numel())
+            return bool(logits_of(classifier.network(_noise(classifier, channels, size)), classifier.network).numel())
         except Exception:
             return False
 
     for other in (1, 3, 4):
         if other != channels and takes(other, size):
-            said = f"the teacher takes {other} channels but its preprocessing has {channels}"
-            return f"{said}; give one mean and std a channel"
+            said = f"{role} takes images with {other} channel(s) but its preprocessing has {channels}"
+            return f"{said}; give one mean and std per channel"
     height, width = sides(size)
     found = next((factor for factor in (2, 4, 8, 1 / 2, 1 / 4) if takes(channels, _scaled(size, factor))), None)
     said = f"{kind} can't take {height}×{width} images ({reason(error)})"
@@ -102,36 +107,40 @@ def _scaled(size: Size, factor: float) -> tuple[int, int]:
     return tuple(max(1, round(side * factor)) for side in sides(size))
 
 
-@torch.no_grad()
-def _try_copy(teacher: Classifier, images: Tensor, logits: Tensor | None, statistics: FeatureStatistics | None) -> None:
-    """Run the copy in the teacher's precision, and, in the network's own, compare its logits if they can be."""
-    kind, exact = type(teacher.network).__name__, torch.promote_types(teacher.dtype, torch.float32)
-    for dtype in dict.fromkeys((exact, teacher.precision)):
+def _try_copy(
+    classifier: Classifier, images: Tensor, logits: Tensor | None, statistics: FeatureStatistics | None
+) -> None:
+    """Run the copy in the classifier's precision, and, in the network's own, compare its logits if they can be."""
+    kind, exact = type(classifier.network).__name__, torch.promote_types(classifier.dtype, torch.float32)
+    for dtype in dict.fromkeys((exact, classifier.precision)):
         try:
-            copy = (Observed if statistics else frozen_copy)(teacher.network, dtype)
-            with undisturbed():
-                found = copy(images)
-        except RuntimeError as error:
+            copy = (Observed if statistics else frozen_copy)(classifier.network, dtype)
+            with undisturbed(), torch.enable_grad():
+                found = copy(images.detach().requires_grad_().clone())
+        except ValueError:
+            raise
+        except Exception as error:
             name = str(dtype).removeprefix("torch.")
-            said = f"a copy of {kind} does not run in {name} ({reason(error)})"
-            raise ValueError(f"{said}; choose another precision") from error
+            raise ValueError(
+                f"a copy of {kind} does not run in {name} ({reason(error)}); "
+                f"have it compute in {'any floating-point type' if dtype == exact else 'that type, or choose another'}"
+            ) from error
+        if not found.requires_grad:
+            raise ValueError(f"{kind} gives logits without a gradient; take no_grad or detach out of its forward")
         if dtype == exact and logits is not None:
-            _check_same(kind, found, logits.to(found.dtype), TOLERANCES[teacher.dtype])
+            _check_same(kind, found.detach(), logits.to(found.dtype), TOLERANCES[classifier.dtype])
     if statistics:
         _check_layers(copy.moments, statistics)
 
 
 def _check_same(kind: str, found: Tensor, logits: Tensor, tolerance: float) -> None:
-    if not torch.allclose(found, logits, rtol=0, atol=tolerance * _largest(logits), equal_nan=True):
+    largest = logits.nan_to_num().abs().max().item()
+    if not torch.allclose(found, logits, rtol=0, atol=tolerance * largest, equal_nan=True):
         off = (found - logits).abs().max().item()
         raise ValueError(
-            f"a copy of {kind} gives logits that are off by {off:.3g} of {_largest(logits):.3g}; "
+            f"a copy of {kind} gives logits that are off by {off:.3g} of {largest:.3g}; "
             "have its forward depend on its input, parameters and buffers alone"
         )
-
-
-def _largest(logits: Tensor) -> float:
-    return logits.nan_to_num().abs().max().item()
 
 
 def _check_layers(seen: FeatureStatistics, statistics: FeatureStatistics) -> None:
@@ -149,8 +158,9 @@ def checked_student(teacher: Classifier, student: nn.Module, classes: int | None
 
     Raises ValueError where the student tells another number of classes apart.
     """
-    copy = frozen_copy(student, torch.float32).network
-    found, classes = _tried_at_own_size(replace(teacher, network=copy)), classes or teacher.structure().classes
+    copy = replace(teacher, network=copied(student).eval(), precision=torch.float32)
+    found = tried(copy, [teacher.preprocessing.size], None, role="the student")
+    classes = classes or teacher.structure().classes
     if found.classes != classes:
         raise ValueError(
             f"the student has {found.classes} outputs and the teacher {classes}; give one with as many as the teacher"
@@ -158,33 +168,40 @@ def checked_student(teacher: Classifier, student: nn.Module, classes: int | None
     return found
 
 
-def _tried_at_own_size(classifier: Classifier) -> Trial:
-    return tried(replace(classifier, precision=torch.float32), [classifier.preprocessing.size], None)
-
-
-def targets(labels, classes: int) -> Tensor:
+def targets(labels) -> Tensor:
     """Labels as cross-entropy takes them: classes (N,), int64, or distributions over all of them (N, K), fp32.
 
-    `labels` may be a tensor, an array or a list. Raises ValueError for any that do not fit the number of classes.
+    `labels` may be a tensor, an array or a list. Raises ValueError for what is neither.
     """
     try:
         found = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"labels {type(labels).__name__} can't be read ({reason(error)})") from error
-    whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
-    if found.ndim == 2 and found.shape[1] == classes and len(found):
-        shares = found.float()
-        if (shares < 0).any() or not torch.allclose(
-            shares.sum(1), torch.ones(len(shares), device=shares.device), atol=1e-3
-        ):
-            raise ValueError("soft labels are no distributions; give shares of at least 0 that sum to 1 for each image")
-        return shares
-    if found.ndim != 1 or (len(found) and not whole):
+        raise ValueError(f"labels {reason(Exception(labels))!r} can't be read; give whole numbers (N,)") from error
+    if found.ndim == 2 and len(found):
+        return found.float()
+    if found.ndim != 1 or (
+        len(found) and (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    ):
         raise ValueError(
-            f"labels of shape {tuple(found.shape)} and {found.dtype} do not fit the teacher's {classes} classes; "
-            f"give whole numbers (N,), or distributions (N, {classes})"
+            f"labels of shape {tuple(found.shape)} and {found.dtype} are neither whole numbers (N,) nor shares of all "
+            "classes (N, K); give one or the other"
         )
-    if not len(found) or found.min() < 0 or found.max() >= classes:
+    return found.long()
+
+
+def checked_targets(labels, classes: int) -> Tensor:
+    """The labels as `targets`. Raises ValueError where they do not fit the number of classes."""
+    found = targets(labels)
+    if found.ndim == 2:
+        if found.shape[1] != classes:
+            raise ValueError(
+                f"soft labels have {found.shape[1]} shares each, and the teacher {classes} classes; give as many"
+            )
+        if (found < 0).any() or not torch.allclose(found.sum(1), torch.ones_like(found[:, 0]), atol=1e-3):
+            raise ValueError(
+                "soft labels are not distributions; give shares of at least 0 that sum to 1 for each image"
+            )
+    elif not len(found) or found.min() < 0 or found.max() >= classes:
         span = f"{found.min()}..{found.max()}" if len(found) else "none"
         raise ValueError(f"labels {span} do not fit the teacher's {classes} classes; use 0..{classes - 1}")
-    return found.long()
+    return found

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from types import MethodType
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dilib import networks
 from dilib.classifier import Classifier, Preprocessing, head_of
 from dilib.compression.pruning import coupled
 from dilib.compression.quantization import quantized
+from dilib.continual.extension import extend
 from dilib.distillation import DistillationSettings, distill
 from dilib.evaluation import penultimate_features, predict
 from dilib.feature_statistics import FeatureStatistics, Observed
@@ -55,7 +57,7 @@ def moments(features):
     return features.mean(dims), features.var(dims, correction=0)
 
 
-def r_feature(network, images, layer_inputs):
+def r_feature(network, layer_inputs):
     """R_feature from its definition, given what each layer reads, by name."""
     layers, total = dict(network.named_modules()), 0.0
     for name, features in layer_inputs.items():
@@ -81,14 +83,56 @@ class ByHand(nn.BatchNorm2d):
         return (images - mean) / std
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d, BNAct, ByHand, FrozenBatchNorm2d])
+class Attending(nn.BatchNorm2d):
+    """Its weight depends on its input."""
+
+    def forward(self, images):
+        weight = self.weight * images.mean((0, 2, 3)).sigmoid()
+        return F.batch_norm(images, self.running_mean, self.running_var, weight, self.bias, False, 0.0, self.eps)
+
+
+class ByName(nn.BatchNorm2d):
+    def forward(self, features):
+        return super().forward(input=features)
+
+
+def patched(channels):
+    layer = nn.BatchNorm2d(channels)
+    layer.forward = MethodType(lambda self, images: 2 * nn.BatchNorm2d.forward(self, images), layer)
+    return layer
+
+
+NORMS = [nn.BatchNorm2d, BNAct, ByHand, Attending, ByName, patched, FrozenBatchNorm2d]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradients_through_any_layer_are_those_of_stock_operations(norm):
+    network, images = small(norm).double(), noise(6, 3, 16, 16).double().requires_grad_()
+    layers, read = {name: network[int(name)] for name in ("1", "4")}, {}
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(lambda layer, inputs, name=name: read.update({name: inputs[0]}))
+    expected = network(images).square().sum()
+    for name, layer in layers.items():
+        mean, variance = moments(read[name])
+        expected = expected + (mean - layer.running_mean).norm() + (variance - layer.running_var).norm()
+    observed = Observed(network, torch.float64)
+    found = observed(images).square().sum()
+    stored = FeatureStatistics(
+        {name: layer.running_mean for name, layer in layers.items()},
+        {name: layer.running_var for name, layer in layers.items()},
+    )
+    found = found + stored.distance(observed.moments)
+    torch.testing.assert_close(torch.autograd.grad(found, images), torch.autograd.grad(expected, images))
+
+
+@pytest.mark.parametrize("norm", NORMS)
 @torch.no_grad()
 def test_a_layer_that_is_not_torchs_own_runs_as_it_is_and_is_observed(norm):
     network, images = small(norm), noise(6, 3, 16, 16)
     read = {"1": network[0](images), "4": network[:4](images)}
     logits, distance = first_r_feature(network, images)
     torch.testing.assert_close(logits, network(images), rtol=1e-4, atol=1e-5)
-    assert distance == pytest.approx(r_feature(network, images, read), rel=1e-4)
+    assert distance == pytest.approx(r_feature(network, read), rel=1e-4)
 
 
 @torch.no_grad()
@@ -97,9 +141,7 @@ def test_a_hook_that_changes_a_layers_output_is_kept():
     network[1].register_forward_hook(lambda layer, inputs, output: 3 * output)
     logits, distance = first_r_feature(network, images)
     torch.testing.assert_close(logits, network(images), rtol=1e-4, atol=1e-5)
-    assert distance == pytest.approx(
-        r_feature(network, images, {"1": network[0](images), "4": network[:4](images)}), rel=1e-4
-    )
+    assert distance == pytest.approx(r_feature(network, {"1": network[0](images), "4": network[:4](images)}), rel=1e-4)
 
 
 class OfTokens(nn.BatchNorm1d):
@@ -123,7 +165,7 @@ def test_a_layer_over_another_axis():
     network, images = with_statistics(Tokens()), noise(6, 3, 16, 16)
     logits, distance = first_r_feature(network, images)
     torch.testing.assert_close(logits, network(images), rtol=1e-4, atol=1e-5)
-    assert distance == pytest.approx(r_feature(network, images, {"norm": network.embed(images).flatten(2)}), rel=1e-4)
+    assert distance == pytest.approx(r_feature(network, {"norm": network.embed(images).flatten(2)}), rel=1e-4)
 
 
 class Siamese(nn.Module):
@@ -141,12 +183,11 @@ class Siamese(nn.Module):
 
 @torch.no_grad()
 def test_calls_of_one_layer_count_as_they_did_in_training():
-    """After one training step on a batch the stored statistics are that batch's, up to Bessel's correction."""
+    """Their averages alike, as running statistics are the average of what each call saw."""
     torch.manual_seed(0)
     network, images = Siamese(), noise(64, 3, 16, 16)
     network(images)
     network.eval()
-    # In evaluation mode the second call reads what the first one made of the average of both.
     first = network.one(images)
     second = 3 * network.two(F.relu(network.norm(first))) + 1
     means, variances = zip(moments(first), moments(second), strict=True)
@@ -158,13 +199,12 @@ def test_calls_of_one_layer_count_as_they_did_in_training():
 @torch.no_grad()
 def test_a_layer_under_two_names_counts_once():
     network, images = small(), noise(6, 3, 16, 16)
-    network.again = network[1]  # runs as the last layer of the Sequential only where it is reached
-    network = nn.ModuleDict({"body": network[:8], "alias": network[1]})
+    network = nn.ModuleDict({"body": network, "alias": network[1]})
     network.forward = network["body"].forward
     _, distance = first_r_feature(network, images)
     body = network["body"]
     read = {"body.1": body[0](images), "body.4": body[:4](images)}
-    assert distance == pytest.approx(r_feature(network, images, read), rel=1e-4)
+    assert distance == pytest.approx(r_feature(network, read), rel=1e-4)
 
 
 def test_layers_that_do_not_run_do_not_count():
@@ -204,6 +244,15 @@ def test_structure_is_read_from_a_forward_pass():
         images = teacher.preprocessing.normalise(pixels)
         expected = network.late(network.norm(network.stem(images))).mean((2, 3))
     torch.testing.assert_close(penultimate_features(teacher, pixels), expected, rtol=1e-4, atol=1e-5)
+    extended = extend(teacher, new=3, seed=0)
+    torch.testing.assert_close(extended(images)[:, :10], network(images))
+    assert (extended.classifier.out_features, extended.twin.out_features) == (13, 10)
+
+
+def test_classes_are_not_added_where_more_than_a_layer_makes_the_logits():
+    scaled = Answering(lambda logits: logits * torch.arange(4)).eval()
+    with pytest.raises(ValueError, match=r"its logits are not those of body\.7 alone; give another"):
+        extend(Classifier(scaled, of_size(16)), new=2, seed=0)
 
 
 def test_a_convolution_may_be_the_head():
@@ -272,6 +321,28 @@ def test_features_kept_as_an_attribute_do_not_stand_in_the_way():
     teacher = Classifier(network, of_size(16))
     torch.testing.assert_close(predict(teacher, images), network.body(images), rtol=1e-4, atol=1e-5)
     assert len(invert(teacher, [1, 2], Objective(), ONE_UPDATE, student=network).images) == 2
+    labels, how = torch.zeros(6, dtype=torch.long), DistillationSettings(rounds=1, updates=1, batch_size=6, shift=0)
+    distill(teacher, network, lambda index: Batch(images, labels), (images, labels), how)
+
+
+class Viewing(nn.Module):
+    """Flattens its features by view, which takes them in one order of memory alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8 * 14 * 14, 4)
+
+    def forward(self, images):
+        features = self.norm(self.conv(images))
+        return self.head(features.view(len(features), -1))
+
+
+def test_a_network_may_flatten_its_features_by_view():
+    teacher, student = Classifier(with_statistics(Viewing()), of_size(16)), Viewing()
+    assert len(invert(teacher, [1, 2], Objective(), ONE_UPDATE, student=student).images) == 2
+    images, labels = noise(6, 3, 16, 16), torch.zeros(6, dtype=torch.long)
+    how = DistillationSettings(rounds=1, updates=1, batch_size=6, shift=0)
+    assert len(distill(teacher, student, lambda index: Batch(images, labels), (images, labels), how)["seconds"]) == 1
 
 
 class Noisy(nn.Module):
@@ -299,6 +370,13 @@ def test_a_network_that_draws_random_numbers_makes_the_same_images_and_disturbs_
 def test_images_are_as_large_as_the_preprocessing_says(size):
     images, _ = next(updates(Classifier(small(), of_size(size)), [1, 2, 3], DI, Schedule()))
     assert images.shape == (3, 3, 24, 24 if size == 24 else 40)
+
+
+@pytest.mark.parametrize("stages", [((16, 1), (None, 1)), ((None, 1), (16, 1))])
+def test_every_stage_is_tried_first(stages):
+    fixed = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 16 * 16, 4))
+    with pytest.raises(ValueError, match="can't take 32×32 images"):
+        invert(Classifier(fixed.eval(), of_size(32)), [1], DI, Schedule(stages))
 
 
 def test_stages_may_be_of_other_sizes_than_the_preprocessing():
@@ -362,8 +440,8 @@ class InPlace(nn.Module):
         return self.body(images.sub_(1))
 
 
-class Stuck(nn.Module):
-    """Answers the same whatever its weights are copied to."""
+class Counting(nn.Module):
+    """Its answer depends on how often it was asked."""
 
     def __init__(self):
         super().__init__()
@@ -379,13 +457,18 @@ def dropout_in_training(network):
     return network
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 @pytest.mark.parametrize(
     ("network", "options", "message"),
     [
         (lambda: small(classes=5), {"student": small()}, "the student has 4 outputs and the teacher 5; give one with"),
-        (lambda: small().train(), {}, r"can't be inverted while it is in training mode; call teacher\.eval\(\)"),
+        (
+            lambda: small().train(),
+            {},
+            r"the teacher can't be used while it is in training mode; call teacher\.eval\(\)",
+        ),
         (lambda: dropout_in_training(small()), {}, r"while its layer 8 is in training mode; call teacher\.eval\(\)"),
-        (lambda: small(channels=1), {}, "the teacher takes 1 channels but its preprocessing has 3; give one mean"),
+        (lambda: small(channels=1), {}, r"the teacher takes images with 1 channel\(s\) but .* has 3; give one"),
         (
             lambda: nn.Sequential(small(), nn.Unflatten(1, (2, 2))).eval(),
             {},
@@ -394,18 +477,39 @@ def dropout_in_training(network):
         (lambda: Answering(lambda logits: "cat").eval(), {}, "returns a str without logits .*; wrap it in a module"),
         (lambda: Answering(lambda logits: None).eval(), {}, "returns a NoneType without logits"),
         (lambda: InPlace().eval(), {}, "InPlace changes its input in place; have it change a copy"),
-        (lambda: Stuck().eval(), {}, "a copy of Stuck gives logits that are off by .*; have its forward depend on"),
+        (
+            lambda: Counting().eval(),
+            {},
+            "a copy of Counting gives logits that are off by .*; have its forward depend on",
+        ),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 4)).eval(), {}, "no BatchNorm layer with running statis"),
-        (small, {"labels": [0.5, 1.0]}, r"labels of shape \(2,\) and torch\.float32 do not fit.*give whole numbers"),
-        (small, {"labels": torch.ones(2, 4)}, "soft labels are no distributions; give shares of at least 0 that sum"),
-        (small, {"labels": "cat"}, "labels str can't be read"),
+        (small, {"labels": [0.5, 1.0]}, r"labels of shape \(2,\) and torch\.float32 are neither whole numbers"),
+        (small, {"labels": torch.ones(2, 4)}, "soft labels are not distributions; give shares of at least 0"),
+        (
+            small,
+            {"labels": torch.full((2, 5), 0.2)},
+            "soft labels have 5 shares each, and the teacher 4 classes; give as",
+        ),
+        (small, {"labels": "cat"}, "labels 'cat' can't be read; give whole numbers"),
+        (lambda: Answering(torch.Tensor.detach).eval(), {}, "Answering gives logits without a gradient; take no_grad"),
+        (
+            lambda: torch.jit.script(small()),
+            {},
+            "is scripted, so its layers can't be looked into; give the module that",
+        ),
+        (
+            small,
+            {"student": small(channels=1)},
+            r"the student takes images with 1 channel\(s\) but its preprocessing has 3",
+        ),
     ],
 )
 def test_what_can_not_be_inverted_is_refused_in_one_line(network, options, message):
     objective = Objective() if "student" in options else DI
-    labels = options.pop("labels", [1, 2])
     with pytest.raises(ValueError, match=message) as error:
-        invert(Classifier(network(), of_size(16)), labels, objective, ONE_UPDATE, **options)
+        invert(
+            Classifier(network(), of_size(16)), schedule=ONE_UPDATE, objective=objective, **{"labels": [1, 2]} | options
+        )
     assert "\n" not in str(error.value)
 
 
@@ -423,9 +527,9 @@ def test_images_that_are_too_large_are_said_to_be():
             ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4), 32),
             r"are not of pixels in \[0, 1\]; divide those of 0 to 255 by",
         ),
-        (((0.5,) * 3, (0.25,), 32), "differ in length; give one of each a channel"),
-        ((0.5, 0.25, 32), "mean 0.5 is no list of numbers; give one a channel"),
-        (([0.5], [0.25], "32"), "size '32' is no resolution; give one whole number, or height and width"),
+        (((0.5,) * 3, (0.25,), 32), "differ in length; give one of each per channel"),
+        ((0.5, 0.25, 32), "mean 0.5 is not a list of numbers; give one per channel"),
+        (([0.5], [0.25], "32"), "size '32' is not a resolution; give one whole number, or height and width"),
         (([0.5], [0.25], 0), "size 0 is out of range"),
     ],
 )

@@ -209,3 +209,9 @@ def test_bad_additions_are_refused_in_one_line(half_digits):
         Lesson("deepinversion", new.train)
     with pytest.raises(ValueError, match="has no training image of class 'ten'; remove the class or add images"):
         continual_data.check_addition(["a"], missing)
+
+
+def test_two_added_folders_of_one_name_are_refused(tmp_path):
+    study = Study.open("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
+    with pytest.raises(ValueError, match="of folder:/a/pets, folder:/b/pets two have one name in results; rename"):
+        table7_continual.chains(study, ("folder:/a/pets", "folder:/b/pets"))

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,24 @@ def test_settings_know_folders_of_one_name_apart_and_copies_alike(tmp_path):
     assert [study.finished(Cell("count", {}, dict)) for study in studies] == [[], [made[1]]]
 
 
+def test_images_that_change_places_are_noticed(tmp_path):
+    """Even where sizes and times stay, as after unpacking an archive whose files have one time."""
+    name = write_images(tmp_path / "pets")
+    cat, dog = (tmp_path / f"pets/train/{kind}/0.bmp" for kind in ("cat", "dog"))
+    for path, level in ((cat, 10), (dog, 20)):
+        Image.new("RGB", (32, 32), (level,) * 3).save(path)
+        os.utime(path, (1e9, 1e9))
+    before = data.identity(name, tmp_path / "cache"), data.load(name, tmp_path / "cache").train.pixels[:, 0, 0, 0]
+    content = cat.read_bytes(), dog.read_bytes()
+    dog.write_bytes(content[0])
+    cat.write_bytes(content[1])
+    for path in (cat, dog):
+        os.utime(path, (1e9, 1e9))
+    data.files_digest.cache_clear()
+    assert data.identity(name, tmp_path / "cache") != before[0]
+    assert not torch.equal(data.load(name, tmp_path / "cache").train.pixels[:, 0, 0, 0], before[1])
+
+
 def two_hundred_megapixels(root):
     name = write_images(root)
     Image.new("1", (20_000, 10_000)).save(root / "train/cat/0.png")
@@ -189,7 +209,7 @@ def empty_class(root):
         (beside_the_classes, r"train has images outside of class folders \(stray\.png\); put them into one"),
         (
             floating_point,
-            r"train/cat/0\.tif can't be read as an image \(the range of floating-point pixels is not known",
+            r"train/cat/0\.tif can't be read as an image \(the range of its pixels is not known",
         ),
         (empty_class, "train: Found no valid file for the classes emu.*; put files ending in"),
     ],

@@ -122,7 +122,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_terms(teacher):
         ({"labels": torch.tensor([0, 4])}, r"labels 0\.\.4 do not fit the teacher's 4 classes; use 0\.\.3"),
         ({"labels": torch.tensor([], dtype=torch.long)}, "labels none do not fit"),
         ({"training": True}, r"in training mode; call teacher\.eval\(\)"),
-        ({"channels": 1}, "takes 3 channels.* 1"),
+        ({"channels": 1}, r"takes images with 3 channel\(s\) .* has 1; give one"),
         ({"student": None}, "no student is given"),
         ({"start": torch.zeros(7, 3, 32, 32)}, r"start has shape \(7, 3, 32, 32\); give 8 images of 3 channels"),
         ({"network": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 1024, 4))}, "no BatchNorm"),

@@ -99,11 +99,13 @@ def test_filters_that_are_read_behind_their_gate_and_classes_stay_whole():
     assert (group.convolutions, group.fed, group.channels) == (("two",), ("head",), 8)
     nothing_left = Switched()
     nothing_left.last = nn.Identity()
-    with pytest.raises(ValueError, match=r"no filters of Switched can be removed, as of (one|two): ") as error:
+    with pytest.raises(
+        ValueError, match=r"no filters of Switched can be removed: those of (one|two) stay, as "
+    ) as error:
         coupled(classifier(nothing_left.eval()))
     assert len(str(error.value).splitlines()) == 1
     headed = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(ValueError, match="as of 0: they make the logits"):
+    with pytest.raises(ValueError, match="those of 0 stay, as they make the logits"):
         coupled(classifier(headed.eval()))
 
 
@@ -115,6 +117,13 @@ def test_a_network_that_can_not_be_cut_is_refused_before_it_is_ranked():
     shuffling = of_torchvision("shufflenet_v2_x0_5")
     with pytest.raises(ValueError, match=r"ShuffleNetV2 can't be traced for pruning .*; prune another network"):
         prune(shuffling, none_may_be_asked(), PruningSettings(), Target("filters", 0.1))
+
+
+def test_images_that_are_not_square_have_no_latencies():
+    wide = Classifier(network("resnet18").network, Preprocessing((0.5,) * 3, (0.25,) * 3, (32, 48)))
+    assert len(coupled(wide)) == 12
+    with pytest.raises(ValueError, match="no look-up entry can stand for 32×48 images"):
+        latency.operators(wide, coupled(wide))
 
 
 def test_convolutions_that_stay_whole_but_read_less_are_looked_up():
@@ -130,7 +139,9 @@ def test_shortcuts_and_depthwise_convolutions_are_coupled():
     assert by_first["0.0"].filters == 3 * 8
     lite = coupled(network("efficientnet_lite0"))
     assert ("_blocks.5._depthwise_conv", "_blocks.5._expand_conv") in [group.convolutions for group in lite]
-    with pytest.raises(ValueError, match="no filters of Sequential can be removed, as of 0: they have no BatchNorm"):
+    with pytest.raises(
+        ValueError, match="no filters of Sequential can be removed: those of 0 stay, as they have no BatchNorm"
+    ):
         coupled(classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2))))
 
 

@@ -18,7 +18,7 @@ from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor, nn
 
 from dilib.artifacts import write_atomically
-from dilib.classifier import Classifier, Preprocessing
+from dilib.classifier import Classifier, Preprocessing, sides
 from dilib.compression.pruning import Coupled
 from dilib.progress import bar
 from dilib.provenance import provenance
@@ -67,7 +67,7 @@ class Clock:
 
     def networks(self, networks: Sequence[nn.Module], preprocessing: Preprocessing) -> list[float]:
         """Milliseconds of a forward pass of one batch through each network, at the first one's median speed."""
-        images = self._images(preprocessing.channels, preprocessing.size)
+        images = self._images(*preprocessing.shape)
         frozen = [network.eval().to(self.device, memory_format=torch.channels_last) for network in networks]
         ratios, unit = self._in_turns([partial(network, images) for network in frozen], 3 * TURNS)
         return [unit * ratio for ratio in ratios]
@@ -90,11 +90,11 @@ class Clock:
         convolution = nn.Conv2d(inputs, outputs, kind.kernel, kind.stride, kind.padding, groups=groups, bias=False)
         layers = nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)).eval()
         layers = layers.to(self.device, memory_format=torch.channels_last)
-        images = self._images(inputs, kind.size)
+        images = self._images(inputs, kind.size, kind.size)
         return lambda: layers(images)
 
-    def _images(self, channels: int, size: int) -> Tensor:
-        images = torch.randn(self.batch, channels, size, size, device=self.device)
+    def _images(self, channels: int, height: int, width: int) -> Tensor:
+        images = torch.randn(self.batch, channels, height, width, device=self.device)
         return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -102,8 +102,11 @@ class Clock:
 def operators(classifier: Classifier, groups: Sequence[Coupled]) -> list[Operator]:
     """Every convolution that pruning can reach, with the sets it reads and makes, from a forward pass.
 
-    Raises ValueError for a convolution that no table entry describes: grouped, dilated, or not square.
+    Raises ValueError for images, or a convolution, that no table entry describes: not square, grouped, or dilated.
     """
+    height, width = sides(classifier.preprocessing.size)
+    if height != width:
+        raise ValueError(f"no look-up entry can stand for {height}×{width} images; prune by filters, or on square ones")
     network = classifier.network.eval()
     makes = {name: group for group in groups for name in group.convolutions}
     reads = {name: group for group in groups for name in group.fed}

@@ -6,6 +6,7 @@ The ranking needs images but no labels: its loss is the distance to what the who
 import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dilib import losses
 from dilib.classifier import Classifier, Frozen
 from dilib.downloads import reason
-from dilib.structure import copied
+from dilib.structure import copied, undisturbed
 
 LOSSES = ("kl", "ce")
 TARGETS = ("filters", "latency")
@@ -93,7 +94,9 @@ def coupled(classifier: Classifier) -> list[Coupled]:
     traced, graph = _traced(classifier)
     names, head = {module: name for name, module in traced.named_modules()}, classifier.structure().head
     found, readers, reasons = [], {}, {}
-    for each in _groups(graph, classifier):
+    with _tracing(classifier):
+        groups = list(graph.get_all_groups(root_module_types=[nn.Conv2d]))
+    for each in groups:
         outputs = [(dep.target.module, idxs) for dep, idxs in each if graph.is_out_channel_pruning_fn(dep.handler)]
         layers = [(names[module], module, idxs) for module, idxs in outputs if module in names]
         inputs = [(dep.target.module, idxs) for dep, idxs in each if not graph.is_out_channel_pruning_fn(dep.handler)]
@@ -108,33 +111,32 @@ def coupled(classifier: Classifier) -> list[Coupled]:
         found.append(Coupled(tuple(convolutions), tuple(norms), tuple(fed), channels))
         readers[found[-1]] = [(names[module], idxs) for module, idxs in inputs if module in names]
     open_ones = _not_closed(classifier, readers)
-    reasons |= {group.convolutions[0]: "what reads them does not pass a gate" for group in open_ones}
+    reasons |= {group.convolutions[0]: "a layer reads them that no gate stands before" for group in open_ones}
     if len(found) == len(open_ones):
-        name, why = min(reasons.items(), key=lambda each: each[1] == CLASSES, default=("", "there is no convolution"))
-        raise ValueError(f"no filters of {type(classifier.network).__name__} can be removed, as of {name}: {why}")
+        kind = type(classifier.network).__name__
+        name, why = min(reasons.items(), key=lambda each: each[1] == CLASSES, default=("", ""))
+        said = f"those of {name} stay, as {why}" if name else "it has no convolution"
+        raise ValueError(f"no filters of {kind} can be removed: {said}")
     return sorted((group for group in found if group not in open_ones), key=lambda group: group.convolutions)
 
 
 def _traced(classifier: Classifier) -> tuple[nn.Module, torch_pruning.DependencyGraph]:
-    """A copy of the network and what in it depends on what. Raises ValueError where that can't be told."""
+    """A copy of the network, and what in it depends on what."""
     traced = copied(classifier.network).eval().requires_grad_(True)
+    with _tracing(classifier):
+        return traced, torch_pruning.DependencyGraph().build_dependency(traced, classifier.example)
+
+
+@contextmanager
+def _tracing(classifier: Classifier) -> Iterator[None]:
+    """Turns what Torch-Pruning raises, which is whatever a network makes it stumble over, into one line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on parameters outside of layers, which stay whole
-            return traced, torch_pruning.DependencyGraph().build_dependency(traced, classifier.example)
-    except Exception as error:  # the library raises whatever a network makes it stumble over
-        raise ValueError(_untraceable(classifier, error)) from error
-
-
-def _groups(graph: torch_pruning.DependencyGraph, classifier: Classifier) -> list:
-    try:
-        return list(graph.get_all_groups(root_module_types=[nn.Conv2d]))
+            yield
     except Exception as error:
-        raise ValueError(_untraceable(classifier, error)) from error
-
-
-def _untraceable(classifier: Classifier, error: Exception) -> str:
-    return f"{type(classifier.network).__name__} can't be traced for pruning ({reason(error)}); prune another network"
+        kind = type(classifier.network).__name__
+        raise ValueError(f"{kind} can't be traced for pruning ({reason(error)}); prune another network") from error
 
 
 def _grouped(module: nn.Module) -> bool:
@@ -154,7 +156,7 @@ def _why_whole(layers: list[tuple], norms: list[str], head: str | None) -> str:
     sizes = [module.num_features if isinstance(module, _BatchNorm) else module.out_channels for _, module, _ in layers]
     if any(sorted(map(int, idxs)) != list(range(sizes[0])) for _, _, idxs in layers) or len(set(sizes)) > 1:
         return "they are concatenated with others"
-    return ""
+    return "there is but one" if sizes[0] < 2 else ""
 
 
 @torch.no_grad()
@@ -204,13 +206,15 @@ def _check_says_the_same(classifier: Classifier, smaller: nn.Module, kept: Kept)
     gates = Gates(exact, list(kept))
     for group, stays in kept.items():
         gates.remove(group, (~stays).nonzero().flatten())
-    expected = gates(images)
-    try:
+    with undisturbed():
+        expected = gates(images)
+    with _tracing(classifier), undisturbed():
         found = exact.with_network(smaller).frozen()(images)
-    except RuntimeError as error:
-        raise ValueError(_untraceable(classifier, error)) from error
     if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-3 * expected.abs().max().item()):
-        raise ValueError(_untraceable(classifier, ValueError("without filters it says something else than gated")))
+        kind = type(classifier.network).__name__
+        raise ValueError(
+            f"{kind} can't be pruned: without filters its logits are not the gated network's; prune another"
+        )
 
 
 class Gates:

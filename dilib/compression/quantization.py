@@ -7,7 +7,7 @@ from torch.nn.utils import parametrize
 
 from dilib.classifier import frozen_copy
 from dilib.downloads import reason
-from dilib.structure import copied
+from dilib.structure import copied, undisturbed
 
 ENDS = 8  # bits that the first and the last layer keep: rounding hurts most there
 CLIPS = torch.linspace(0.1, 1.0, 19).tolist()  # shares of an activation's range that are tried
@@ -90,7 +90,10 @@ def _folded(network: nn.Module, images: Tensor) -> fx.GraphModule:
     try:
         traced = fx.symbolic_trace(copied(network).eval())
         folded = fuse(_with_layers_of_their_own(traced))
-        expected, found = frozen_copy(network, torch.float32)(images), frozen_copy(folded, torch.float32)(images)
+        with undisturbed():
+            expected = frozen_copy(network, torch.float32)(images)
+        with undisturbed():
+            found = frozen_copy(folded, torch.float32)(images)
     except Exception as error:  # tracing raises whatever a network makes it stumble over
         raise ValueError(f"{kind} can't be quantised ({reason(error)}); torch.fx must be able to trace it") from error
     if not torch.allclose(found, expected, atol=1e-3 * expected.abs().max().item()):

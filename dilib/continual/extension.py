@@ -73,7 +73,7 @@ class Lesson:
 def extend(classifier: Classifier, new: int, seed: int) -> nn.Module:
     """A copy of the network whose last layer has `new` further outputs with random weights and the old ones' mean bias.
 
-    Raises ValueError for a network without BatchNorm, or whose logits come from no linear layer.
+    Raises ValueError for a network without BatchNorm, or whose logits are not those of one linear layer.
     """
     batchnorm_layers(classifier.network)
     name = head_of(classifier)
@@ -89,7 +89,20 @@ def extend(classifier: Classifier, new: int, seed: int) -> nn.Module:
             wide.bias[: old.out_features] = old.bias
             wide.bias[old.out_features :] = old.bias.mean()
     extended.set_submodule(name, wide)
+    _check_extended(classifier, extended, name, new)
     return extended
+
+
+def _check_extended(classifier: Classifier, extended: nn.Module, head: str, new: int) -> None:
+    """Raise ValueError where more than the head made the logits."""
+    old = classifier.structure().classes
+    try:
+        found = classifier.with_network(extended).structure().classes
+    except ValueError:
+        found = None
+    if found != old + new:
+        kind = type(classifier.network).__name__
+        raise ValueError(f"classes can't be added to {kind}: its logits are not those of {head} alone; give another")
 
 
 @torch.no_grad()
@@ -98,8 +111,13 @@ def shift_to_binary(classifier: Classifier, logits: Tensor) -> None:
 
     The softmax stays the same, and the sigmoid of an output comes near it, so that training with binary cross-entropy
     begins close to where the network was: with a thousand classes its gradients wreck the network otherwise.
+    Raises ValueError for a last layer without a bias.
     """
-    classifier.network.get_submodule(head_of(classifier)).bias -= logits.logsumexp(1).mean()
+    head = head_of(classifier)
+    bias = classifier.network.get_submodule(head).bias
+    if bias is None:
+        raise ValueError(f"{head} has no bias to shift; give a classifier whose last layer has one")
+    bias -= logits.logsumexp(1).mean()
 
 
 def dreams_term(old_logits: Tensor, logits: Tensor) -> Tensor:

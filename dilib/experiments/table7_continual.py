@@ -50,6 +50,8 @@ def chains(study: Study, added: Sequence[str] = ()) -> dict[str, tuple[str, ...]
     """Which data sets (`added`, or the scale's) are added one after another, by the paper's task."""
     settings = continual_settings(study)
     names = tuple(added) or settings.added
+    if len(set(map(metric, names))) < len(names):
+        raise ValueError(f"of {', '.join(names)} two have one name in results; rename a folder")
     alone = {role: (name,) for role, name in zip(settings.roles, names, strict=False)}
     return alone | ({"both": names} if len(names) > 1 else {})
 

@@ -67,7 +67,7 @@ def _fonts() -> dict[str, FT2Font]:
 
 
 def in_print(name: str) -> str:
-    """A name of somebody else's as a figure can show it: no formula, and letters that no font has by their numbers."""
+    """Somebody's name as a figure can show it: `$` escaped, letters that no installed font has as their code points."""
 
     def letter(character: str) -> str:
         known = any(font.get_char_index(ord(character)) for font in _fonts().values())
