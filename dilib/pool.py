@@ -30,7 +30,7 @@ from dilib.image_folders import mapped
 from dilib.recipe import Recipe
 
 CARD = "card.json"
-THUMBNAIL = 72  # pixels a side of an image on the contact sheet
+THUMBNAIL = 72  # pixels in the height of an image on the contact sheet
 PATIENCE = 0.5  # seconds between looks at batches that other processes are making
 
 Watch = Callable[[int, int, Tensor], None]  # is told a batch's index, the updates done, and its images so far
@@ -267,7 +267,8 @@ def save_pictures(folder: Path, pixels: Tensor, labels: Tensor, classes: Sequenc
 
 def save_contact_sheet(path: Path, pixels: Tensor) -> None:
     """All images (N, C, H, W), uint8, small, in one PNG file."""
-    thumbnails = resize(pixels, [THUMBNAIL, THUMBNAIL], antialias=True)
+    height, width = pixels.shape[2:]
+    thumbnails = resize(pixels, [THUMBNAIL, round(THUMBNAIL * width / height)], antialias=True)
     write_atomically(path, _png(make_grid(thumbnails, nrow=10, padding=2, pad_value=255)))
 
 

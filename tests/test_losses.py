@@ -7,6 +7,7 @@ import torch
 
 from dilib import losses
 from dilib.baselines import dafl
+from dilib.classifier import Preprocessing
 
 LOGITS_OF = {  # softmax of the logits gives the probabilities exactly
     (0.5, 0.5): [0.0, 0.0],
@@ -65,6 +66,11 @@ def test_clipping_keeps_pixels_between_black_and_white():
     mean, std = torch.tensor([0.5, 0.2]), torch.tensor([0.25, 0.1])
     clipped = losses.clip_to_pixel_range(torch.tensor([-9.0, 9.0]).view(1, 1, 1, 2).expand(1, 2, 1, 2), mean, std)
     assert clipped.flatten().tolist() == pytest.approx([-2.0, 2.0, -2.0, 8.0])
+
+
+def test_dafls_images_are_as_large_as_the_preprocessing_says():
+    generator = dafl.Generator(Preprocessing((0.5,) * 3, (0.25,) * 3, (32, 64)), latents=8, width=4)
+    assert generator(torch.randn(2, 8)).shape == (2, 3, 32, 64)
 
 
 def test_dafl_losses_by_hand():

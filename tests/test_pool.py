@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from dilib import networks
 from dilib import pool as pool_module
 from dilib.inversion import Objective, Schedule, invert
-from dilib.pool import Batch, ImagePool
+from dilib.pool import THUMBNAIL, Batch, ImagePool, PoolDataset, save_contact_sheet
 from dilib.recipe import BATCH_SEEDS, Recipe, Rival
 
 SCHEDULE = Schedule(stages=((32, 3),), lr=0.1, jitter=1)
@@ -33,6 +34,17 @@ def test_a_batch_comes_back_within_half_of_one_of_255_steps(tmp_path, recipe):
     again = ImagePool(tmp_path, recipe).batch(1)
     assert torch.equal(again.images, batch.images)
     assert again.seconds == batch.seconds, "whoever reads a batch knows what making it took"
+
+
+def test_a_pool_of_images_that_are_not_square(tmp_path, recipe):
+    wide = replace(recipe.teacher, preprocessing=replace(recipe.teacher.preprocessing, size=(32, 64)))
+    pool = ImagePool(tmp_path, replace(recipe, teacher=wide, schedules=(Schedule(((None, 1),)),)))
+    assert pool.split(6).pixels.shape == (6, 3, 32, 64)
+    save_contact_sheet(tmp_path / "contact.png", pool.split(4).pixels)
+    with Image.open(tmp_path / "contact.png") as sheet:
+        assert sheet.size == (4 * (2 * THUMBNAIL + 2) + 2, THUMBNAIL + 4)
+    images, labels = PoolDataset(tmp_path)[5]
+    assert (images.shape, labels) == ((3, 32, 64), 1)
 
 
 def test_each_channel_has_steps_of_its_own_and_a_copy_of_a_copy_loses_nothing_more():

@@ -93,31 +93,42 @@ def coupled(classifier: Classifier) -> list[Coupled]:
     """
     traced, graph = _traced(classifier)
     names, head = {module: name for name, module in traced.named_modules()}, classifier.structure().head
-    found, readers, reasons = [], {}, {}
     with _tracing(classifier):
         groups = list(graph.get_all_groups(root_module_types=[nn.Conv2d]))
+    readers, reasons = {}, {}
     for each in groups:
-        outputs = [(dep.target.module, idxs) for dep, idxs in each if graph.is_out_channel_pruning_fn(dep.handler)]
-        layers = [(names[module], module, idxs) for module, idxs in outputs if module in names]
-        inputs = [(dep.target.module, idxs) for dep, idxs in each if not graph.is_out_channel_pruning_fn(dep.handler)]
-        layers += [(names[module], module, idxs) for module, idxs in inputs if _grouped(module)]
-        convolutions = sorted({name for name, module, _ in layers if isinstance(module, nn.Conv2d)})
-        norms = sorted({name for name, module, _ in layers if isinstance(module, _BatchNorm)})
-        if why := _why_whole(layers, norms, head):
+        makers, reading = _makers_and_readers(graph, names, each)
+        convolutions, norms = _names(makers, nn.Conv2d), _names(makers, _BatchNorm)
+        if why := _why_whole(makers, reading, head):
             reasons[convolutions[0]] = why
-            continue
-        fed = sorted({names[module] for module, _ in inputs if isinstance(module, nn.Conv2d)})
-        channels = traced.get_submodule(norms[0]).num_features
-        found.append(Coupled(tuple(convolutions), tuple(norms), tuple(fed), channels))
-        readers[found[-1]] = [(names[module], idxs) for module, idxs in inputs if module in names]
-    open_ones = _not_closed(classifier, readers)
-    reasons |= {group.convolutions[0]: "a layer reads them that no gate stands before" for group in open_ones}
-    if len(found) == len(open_ones):
+        else:
+            channels = traced.get_submodule(norms[0]).num_features
+            readers[Coupled(convolutions, norms, _names(reading, nn.Conv2d), channels)] = reading
+    unclosed = _not_closed(classifier, readers)
+    reasons |= {group.convolutions[0]: "a layer reads them that no gate stands before" for group in unclosed}
+    if len(readers) == len(unclosed):
         kind = type(classifier.network).__name__
         name, why = min(reasons.items(), key=lambda each: each[1] == CLASSES, default=("", ""))
         said = f"those of {name} stay, as {why}" if name else "it has no convolution"
         raise ValueError(f"no filters of {kind} can be removed: {said}")
-    return sorted((group for group in found if group not in open_ones), key=lambda group: group.convolutions)
+    return sorted((group for group in readers if group not in unclosed), key=lambda group: group.convolutions)
+
+
+Layer = tuple[str, nn.Module, list]  # its name, itself, and the places that a group of filters has in it
+
+
+def _makers_and_readers(graph, names: dict[nn.Module, str], group) -> tuple[list[Layer], list[Layer]]:
+    """The layers whose output has the group's filters, and those that read them."""
+    sides = [], []
+    for dependency, places in group:
+        if (module := dependency.target.module) in names:
+            reads = not graph.is_out_channel_pruning_fn(dependency.handler)
+            sides[reads].append((names[module], module, list(map(int, places))))
+    return sides
+
+
+def _names(layers: list[Layer], kind: type) -> tuple[str, ...]:
+    return tuple(sorted({name for name, module, _ in layers if isinstance(module, kind)}))
 
 
 def _traced(classifier: Classifier) -> tuple[nn.Module, torch_pruning.DependencyGraph]:
@@ -139,34 +150,31 @@ def _tracing(classifier: Classifier) -> Iterator[None]:
         raise ValueError(f"{kind} can't be traced for pruning ({reason(error)}); prune another network") from error
 
 
-def _grouped(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels
-
-
-def _why_whole(layers: list[tuple], norms: list[str], head: str | None) -> str:
-    """Why these layers' filters can't be removed; "" where they can, as far as the layers tell."""
-    if any(name == head for name, _, _ in layers):
+def _why_whole(makers: list[Layer], readers: list[Layer], head: str | None) -> str:
+    """Why the filters of these layers can't be removed; "" where they can, as far as the layers tell."""
+    if any(name == head for name, _, _ in makers):
         return CLASSES
-    if grouped := next((name for name, module, _ in layers if _grouped(module)), ""):
-        return f"{grouped} is a grouped convolution"
-    if not norms:
+    for name, module, _ in (*makers, *readers):
+        if isinstance(module, nn.Conv2d) and 1 < module.groups != module.in_channels:
+            return f"{name} is a grouped convolution"
+    if not _names(makers, _BatchNorm):
         return "they have no BatchNorm to put a gate at"
-    if other := next((name for name, module, _ in layers if not isinstance(module, nn.Conv2d | _BatchNorm)), ""):
-        return f"they pass through {other}"
-    sizes = [module.num_features if isinstance(module, _BatchNorm) else module.out_channels for _, module, _ in layers]
-    if any(sorted(map(int, idxs)) != list(range(sizes[0])) for _, _, idxs in layers) or len(set(sizes)) > 1:
+    for name, module, _ in makers:
+        if not isinstance(module, nn.Conv2d | _BatchNorm):
+            return f"they pass through {name}"
+    sizes = {module.out_channels if isinstance(module, nn.Conv2d) else module.num_features for _, module, _ in makers}
+    if len(sizes) > 1 or any(sorted(places) != list(range(*sizes)) for _, _, places in makers):
         return "they are concatenated with others"
-    return "there is but one" if sizes[0] < 2 else ""
+    return "there is but one" if sizes == {1} else ""
 
 
 @torch.no_grad()
-def _not_closed(classifier: Classifier, readers: dict[Coupled, list]) -> set[Coupled]:
+def _not_closed(classifier: Classifier, readers: dict[Coupled, list[Layer]]) -> set[Coupled]:
     """The sets that some layer still reads when every other gate is closed: the channels that it reads are not 0."""
-    gates, left, handles = Gates(replace(classifier, precision=torch.float32), list(readers)), set(), []
+    gates, left = Gates(replace(classifier, precision=torch.float32), list(readers)), set()
     for group, reading in readers.items():
         gates.remove(group, torch.arange(0, group.channels, 2))
-        for name, idxs in reading:
-            places = [int(place) for place in idxs]
+        for name, _, places in reading:
             closed = [place for number, place in enumerate(places) if number * group.channels // len(places) % 2 == 0]
 
             def look(layer: nn.Module, inputs: tuple, group=group, closed=closed) -> None:
@@ -174,7 +182,7 @@ def _not_closed(classifier: Classifier, readers: dict[Coupled, list]) -> set[Cou
                 if features[:, closed].any():
                     left.add(group)
 
-            handles.append(gates.frozen.network.get_submodule(name).register_forward_pre_hook(look))
+            gates.frozen.network.get_submodule(name).register_forward_pre_hook(look)
     gates(_noise(classifier))
     return left
 
