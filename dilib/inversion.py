@@ -34,6 +34,13 @@ class Objective:
     alpha_c: float = 10.0
     temperature: float = 3.0
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not 0 <= value < float("inf") or (name == "temperature" and not value):
+                raise ValueError(
+                    f"{name} {value} is out of range; choose a finite number of at least 0 (temperature: above)"
+                )
+
     @classmethod
     def for_images(cls, preprocessing: Preprocessing) -> "Objective":
         """The paper's weights: for CIFAR-10 up to 64 pixels a side (Sec. 4.1), for ImageNet above (Sec. 4.2)."""
@@ -77,8 +84,10 @@ class Schedule:
     def __post_init__(self):
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f"decay {self.decay!r} is unknown; choose constant or cosine")
-        if not self.stages or any(min(sides(size or 1)) < 1 or updates < 1 for size, updates in self.stages):
+        if not self.stages or not all(map(_is_stage, self.stages)):
             raise ValueError(f"stages {self.stages} must be (resolution, updates) pairs, each at least 1")
+        if not self.jitter >= 0:
+            raise ValueError(f"jitter {self.jitter} is out of range; choose 0 (none) or more pixels")
         if not 0 <= self.warm_start < 1:
             raise ValueError(f"warm_start {self.warm_start} is out of range; choose 0 (noise alone) to below 1")
         if bool(self.warm_start) != (self.warm_updates > 0):
@@ -107,6 +116,13 @@ class Schedule:
     def after_a_warm_start(self) -> "Schedule":
         """The schedule of a batch that starts from an earlier one."""
         return replace(self, stages=((self.stages[-1][0], self.warm_updates),))
+
+
+def _is_stage(stage) -> bool:
+    if not isinstance(stage, tuple | list) or len(stage) != 2:
+        return False
+    size, updates = stage
+    return isinstance(updates, int) and updates >= 1 and (size is None or min(sides(size)) >= 1)
 
 
 @dataclass(frozen=True)
