@@ -147,6 +147,9 @@ def _check_layers(seen: FeatureStatistics, statistics: FeatureStatistics) -> Non
     if not seen.means:
         raise ValueError("no BatchNorm layer runs in a forward pass; DeepInversion needs one that does")
     for name, mean in seen.means.items():
+        if not mean.requires_grad:
+            said = f"layer {name} reads features without a gradient"
+            raise ValueError(f"{said}; take no_grad, detach or reentrant checkpoints out of the forward pass")
         if name not in statistics.means or statistics.means[name].shape != mean.shape:
             raise ValueError(
                 f"statistics do not fit layer {name} of {len(mean)} channels; measure them on this network"

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
 from dilib import networks
@@ -323,6 +325,39 @@ def test_features_kept_as_an_attribute_do_not_stand_in_the_way():
     assert len(invert(teacher, [1, 2], Objective(), ONE_UPDATE, student=network).images) == 2
     labels, how = torch.zeros(6, dtype=torch.long), DistillationSettings(rounds=1, updates=1, batch_size=6, shift=0)
     distill(teacher, network, lambda index: Batch(images, labels), (images, labels), how)
+
+
+class Checkpointing(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.body, self.reentrant = small(), reentrant
+
+    def forward(self, images):
+        features = checkpoint(self.body[:3], images, use_reentrant=self.reentrant)
+        return self.body[3:](features)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_checkpointed_layers_are_observed_unless_that_loses_their_gradient():
+    images = [
+        invert(Classifier(network.eval(), of_size(16)), [1, 2], DI, ONE_UPDATE).images
+        for network in (small(), Checkpointing(reentrant=False))
+    ]
+    torch.testing.assert_close(*images)
+    with pytest.raises(
+        ValueError, match=r"layer body\.1 reads features without a gradient; take .* reentrant checkpoin"
+    ):
+        invert(Classifier(Checkpointing(reentrant=True).eval(), of_size(16)), [1, 2], DI, ONE_UPDATE)
+
+
+def test_reparametrised_weights_are_copied():
+    network = small()
+    spectral_norm(network[0])
+    weight_norm(network[3])
+    images = noise(6, 3, 16, 16)
+    logits, _ = first_r_feature(network.eval(), images)
+    torch.testing.assert_close(logits, network(images), rtol=1e-4, atol=1e-5)
+    assert len(invert(Classifier(network, of_size(16)), [1], DI, ONE_UPDATE).images) == 1
 
 
 class Viewing(nn.Module):
