@@ -76,7 +76,12 @@ def _logits(classifier: Classifier, images: Tensor, size: Size, role: str) -> Te
         raise ValueError(_why_not(classifier, size, error, role)) from error
     if not torch.equal(given, images):
         raise ValueError(f"{type(classifier.network).__name__} changes its input in place; have it change a copy")
-    return logits_of(output, classifier.network)
+    logits = logits_of(output, classifier.network)
+    if logits.min() >= 0 and ((logits.float().sum(1) - 1).abs() < 1e-3).all():
+        raise ValueError(
+            f"{type(classifier.network).__name__} returns probabilities; have it return logits, before softmax"
+        )
+    return logits
 
 
 @torch.no_grad()

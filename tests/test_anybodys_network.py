@@ -511,6 +511,11 @@ def dropout_in_training(network):
         ),
         (lambda: Answering(lambda logits: "cat").eval(), {}, "returns a str without logits .*; wrap it in a module"),
         (lambda: Answering(lambda logits: None).eval(), {}, "returns a NoneType without logits"),
+        (
+            lambda: Answering(lambda logits: logits.softmax(1)).eval(),
+            {},
+            "Answering returns probabilities; have it retu",
+        ),
         (lambda: InPlace().eval(), {}, "InPlace changes its input in place; have it change a copy"),
         (
             lambda: Counting().eval(),
