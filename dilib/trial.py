@@ -184,7 +184,7 @@ def targets(labels) -> Tensor:
     try:
         found = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"labels {reason(Exception(labels))!r} can't be read; give whole numbers (N,)") from error
+        raise ValueError(f"labels {str(labels)[:60]!r} can't be read; give whole numbers (N,)") from error
     if found.ndim == 2 and len(found):
         return found.float()
     if found.ndim != 1 or (
