@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import make_dataset
 
@@ -70,7 +70,10 @@ def inventory(root: Path, files: Sequence[Path], cache: Path) -> Inventory:
 
 def _stamps(files: Iterable[Path]) -> list[tuple]:
     """What tells that a file may have changed; its last time changes with its name, too."""
-    every = ((path, path.stat()) for path in files)
+    try:
+        every = [(path, path.stat()) for path in files]
+    except OSError as error:
+        raise ValueError(f"{error.filename} can't be read ({error.strerror}); repair or remove it") from error
     return [(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in every]
 
 
@@ -85,6 +88,8 @@ def _opened(path: Path, content: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             yield image
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} can't be read as an image (no format that is known); repair or remove it") from error
     except Exception as error:  # Pillow raises whatever a damaged file makes it stumble over
         raise ValueError(f"{path} can't be read as an image ({reason(error)}); repair or remove it") from error
 

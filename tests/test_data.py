@@ -188,6 +188,13 @@ def unreadable(root):
     return name
 
 
+def broken_link(root):
+    name = write_images(root)
+    (root / "train/cat/1.png").unlink()
+    (root / "train/cat/1.png").symlink_to(root / "nowhere.png")
+    return name
+
+
 def empty_class(root):
     name = write_images(root)
     (root / "train/emu").mkdir()
@@ -200,7 +207,8 @@ def empty_class(root):
         (lambda root: "minst", "unknown data set 'minst'; choose from digits, photographs, .* or folder:PATH"),
         (lambda root: f"folder:{root}", r"no image folder at .*expected .*train/CLASS/\*\.jpg"),
         (one_class, r"has 1 class folder\(s\); a classifier needs at least 2"),
-        (unreadable, r"train/cat/1\.png can't be read as an image"),
+        (unreadable, r"train/cat/1\.png can't be read as an image \(no format that is known\); repair or remove it"),
+        (broken_link, r"train/cat/1\.png can't be read \(No such file or directory\); repair or remove it"),
         (
             two_hundred_megapixels,
             r"train/cat/0\.png can't be read as an image \(Image size \(200000000 pixels\) exceeds",
