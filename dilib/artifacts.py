@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
@@ -32,6 +31,22 @@ def fingerprint_of(tensors: dict[str, Tensor]) -> str:
     return content.hexdigest()[:12]
 
 
+def read_json(path: Path) -> dict:
+    """The JSON object in a file. Raises ValueError, which names the file, where it holds anything else."""
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise damaged(path, f"a {type(found).__name__} in place of an object")
+    return found
+
+
+def damaged(path: Path, why: object) -> ValueError:
+    """The error that a file can't be used as it is."""
+    return ValueError(f"{path} is damaged ({' '.join(str(why).split())[:160]}); delete it, and run the command again")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: temporary name in the same folder, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,9 +63,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
-    """Save tensors with the card that says what they are (JSON, kept in the file's own metadata)."""
+    """Save tensors with the card that says what they are (JSON, in the file's own metadata) and a checksum of both."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(contiguous, {"card": json.dumps(card, sort_keys=True)}))
+    text = json.dumps(card, sort_keys=True)
+    write_atomically(path, save(contiguous, {"card": text, "checksum": _checksum(text, contiguous)}))
+
+
+def _checksum(card: str, tensors: dict[str, Tensor]) -> str:
+    return digest([card, fingerprint_of(dict(sorted(tensors.items())))])
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
@@ -62,27 +82,20 @@ def weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_tensors(path: Path, card: dict | None = None) -> tuple[dict[str, Tensor], dict] | None:
-    """Tensors and card of a file, or None if it is missing, truncated, or carries a card other than `card` asks.
+    """Tensors and card of a file, or None if it is missing or damaged, or carries a card other than `card` asks.
 
     `card` lists only the entries that must agree; the file's own card may hold more.
     """
-    return _read(path, card, lambda file: {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-
-
-def has_tensors(path: Path, card: dict | None = None) -> bool:
-    """Whether `load_tensors` would find a whole file with that card; reads no more than its head."""
-    return _read(path, card, lambda file: None) is not None
-
-
-def _read(path: Path, card: dict | None, content: Callable) -> tuple | None:
     try:
-        with safe_open(path, framework="pt") as file:  # checks the length
-            found = json.loads((file.metadata() or {}).get("card", "{}"))
-            if card is not None and any(found.get(key) != plain(value) for key, value in card.items()):
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            found = json.loads(metadata["card"])
+            if any(found.get(key) != plain(value) for key, value in (card or {}).items()):
                 return None
-            return content(file), found
-    except (FileNotFoundError, SafetensorError, OSError, ValueError):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError):
         return None
+    return (tensors, found) if metadata.get("checksum") == _checksum(metadata["card"], tensors) else None
 
 
 def plain(value):

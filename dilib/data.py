@@ -151,7 +151,12 @@ def title(name: str) -> str:
         return TITLES[name]
     folder = _root(name)
     said = folder / "title.txt"
-    return said.read_text().strip() if said.exists() else folder.name
+    return in_one_line(said.read_text("utf-8", "replace") if said.exists() else "") or in_one_line(folder.name)
+
+
+def in_one_line(text: str) -> str:
+    """What can be printed of a text, as one line of at most 80 characters."""
+    return "".join(filter(str.isprintable, " ".join(text.split())))[:80].strip()
 
 
 def slug(name: str) -> str:
@@ -295,7 +300,7 @@ def _cifar(name: str, folder: Path) -> tuple[Split, Split, list[str]]:
         return Split(pixels, torch.from_numpy(records[:, label_bytes - 1].astype(np.int64)))
 
     try:
-        return split(train_files), split([test_file]), (root / names).read_text().split()
+        return split(train_files), split([test_file]), (root / names).read_text("utf-8").split()
     except (OSError, ValueError) as error:
         raise Unreachable(
             f"{title(name)} in {root.parent} is damaged ({reason(error)}); delete it and run again"
@@ -351,7 +356,7 @@ def imagenet_validation(folder: Path | str, classes: Sequence[int], size: int = 
 
 def _cub(root: Path) -> tuple[list[File], list[File], list[str]]:
     def column(file: str) -> list[str]:
-        return [line.split(maxsplit=1)[1] for line in (root / file).read_text().splitlines()]
+        return [line.split(maxsplit=1)[1] for line in (root / file).read_text("utf-8").splitlines()]
 
     labels = [int(label) - 1 for label in column("image_class_labels.txt")]
     files = [(root / "images" / path, label) for path, label in zip(column("images.txt"), labels, strict=True)]

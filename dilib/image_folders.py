@@ -59,7 +59,7 @@ def inventory(root: Path, files: Sequence[Path], cache: Path) -> Inventory:
     """Look into every file below `root`; once, and again when one has another size or time."""
     path = cache / f"{digest(_stamps(files))}.json"
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        return Inventory(**json.loads(path.read_text()))
+        return Inventory(**json.loads(path.read_bytes()))
     with ThreadPoolExecutor() as executor:
         contents, channels = zip(*executor.map(_content_and_channels, files), strict=True)
     named = [[str(file.relative_to(root)), content] for file, content in zip(files, contents, strict=True)]
@@ -141,16 +141,27 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 def mapped(target: Path, shape: tuple[int, ...], parts: Callable[[], Iterable[np.ndarray]]) -> Tensor:
     """uint8 images of this shape (N, C, H, W), memory-mapped from a file; written first, part by part, if not there."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        array, done = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape), 0
-        try:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return torch.from_numpy(_map(target, shape))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        # Written as a file, since a map on a full disk ends the process without a word.
+        with open(temporary, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
             for part in parts():
-                array[done : done + len(part)] = part
-                done += len(part)
-            array.flush()
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return torch.from_numpy(np.load(target, mmap_mode="c"))
+                file.write(np.ascontiguousarray(part, np.uint8))
+        found = torch.from_numpy(_map(temporary, shape))
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return found
+
+
+def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The array in a file, copied on writing. Raises ValueError where the file is truncated, or of another shape."""
+    array = np.load(path, mmap_mode="c")
+    if array.shape != shape:
+        raise ValueError(f"{path} holds {array.shape}, not {shape}")
+    return array

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import resize, to_pil_image
 from torchvision.utils import make_grid
 
 from dilib import precision
-from dilib.artifacts import has_tensors, load_tensors, save_tensors, write_atomically
+from dilib.artifacts import damaged, load_tensors, read_json, save_tensors, write_atomically
 from dilib.classifier import sides
 from dilib.data import Split
 from dilib.image_folders import mapped
@@ -67,12 +67,12 @@ class ImagePool:
             if not path.exists():
                 self._write_card(precision=precision.name(wanted))
             check_card(self.folder, self.card)
-            return precision.named(json.loads(path.read_text())["precision"])
+            return precision.named(read_json(path)["precision"])
 
     def note(self, **notes) -> None:
         """Add to card.json what may change as the pool grows."""
         with self._lock(CARD):
-            self._write_card(**json.loads((self.folder / CARD).read_text()) | notes)
+            self._write_card(**read_json(self.folder / CARD) | notes)
 
     def _write_card(self, **notes) -> None:
         write_atomically(self.folder / CARD, (json.dumps({**self.card, **notes}, indent=1) + "\n").encode())
@@ -83,7 +83,7 @@ class ImagePool:
 
     def has(self, index: int) -> bool:
         """Whether batch `index` is there, whole and this pool's."""
-        return has_tensors(self.path(index), self._card_of(index))
+        return load_tensors(self.path(index), self._card_of(index)) is not None
 
     def load(self, index: int) -> Batch | None:
         """Batch `index` on the teacher's device, or None if it is missing, truncated or not this pool's."""
@@ -187,11 +187,13 @@ class ImagePool:
 
 
 def check_card(folder: Path, card: dict) -> None:
-    """Raise ValueError if the folder holds a pool whose card says otherwise than this one."""
+    """Raise ValueError if the folder holds a pool whose card is damaged or says otherwise than this one."""
     path = folder / CARD
     if not path.exists():
         return
-    theirs, ours = _flat(json.loads(path.read_text())), _flat(card)
+    theirs, ours = _flat(read_json(path)), _flat(card)
+    if "precision" not in theirs:
+        raise damaged(path, "it has no precision")
     for name in ours:
         if theirs.get(name) != ours[name]:
             raise ValueError(
@@ -219,7 +221,7 @@ def _in_32_bits(images: Tensor, lowest: Tensor, step: Tensor) -> Tensor:
 class PoolDataset(Dataset):
     """A pool in a folder as (image (C, H, W), normalised as its `card` says, fp32; label) pairs, read as asked for.
 
-    Raises ValueError where the folder holds no pool.
+    Raises ValueError where the folder holds no pool, and when it comes to a batch that is damaged.
 
     Example:
         >>> image, label = PoolDataset("my-pool")[0]
@@ -227,11 +229,12 @@ class PoolDataset(Dataset):
 
     def __init__(self, folder: Path | str):
         self.paths = sorted(Path(folder).glob("batch-*.safetensors"))
-        if not self.paths:
+        if not self.paths or not (Path(folder) / CARD).exists():
             command = f"python -m dilib.commands.synthesize --pool {folder}"
             raise ValueError(f"{folder} holds no pool; fill one with {command}")
-        self.card = json.loads((Path(folder) / CARD).read_text())
+        self.card = read_json(Path(folder) / CARD)
         self.ends = list(accumulate(map(_count, self.paths)))
+        self._checked: set[Path] = set()
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -241,16 +244,27 @@ class PoolDataset(Dataset):
             raise IndexError(f"image {index} of a pool of {len(self)}")
         batch = bisect_right(self.ends, index)
         place = index - self.ends[batch]  # counted from the batch's end
-        with safe_open(self.paths[batch], framework="pt") as file:
+        with safe_open(self._whole(self.paths[batch]), framework="pt") as file:
             images, labels = (file.get_slice(name) for name in ("images", "labels"))
             place += labels.get_shape()[0]
             image = _in_32_bits(images[place], file.get_tensor("lowest"), file.get_tensor("step"))
             return image, int(labels[place : place + 1])
 
+    def _whole(self, path: Path) -> Path:
+        """The path, once the file's checksum has been found right."""
+        if path not in self._checked:
+            if load_tensors(path) is None:
+                raise damaged(path, "its checksum is wrong")
+            self._checked.add(path)
+        return path
+
 
 def _count(path: Path) -> int:
-    with safe_open(path, framework="pt") as file:
-        return file.get_slice("labels").get_shape()[0]
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_slice("labels").get_shape()[0]
+    except SafetensorError as error:
+        raise damaged(path, error) from error
 
 
 def save_pictures(folder: Path, pixels: Tensor, labels: Tensor, classes: Sequence[str], first: int = 0) -> None:

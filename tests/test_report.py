@@ -17,7 +17,7 @@ def study(results, place, title, verdicts, seeds):
     """A study's results as its notebooks would leave them: one cell, one table, claims."""
     folder = results / place
     (folder / "cells").mkdir(parents=True)
-    cell = {"name": "teacher", "title": title, "seconds": 90.0, "device": "a CPU, 2 threads", "commit": "abc"}
+    cell = {"title": title, "metrics": {}, "settings": {}, "seconds": 90.0, "device": "a CPU", "commit": "abc"}
     (folder / "cells" / "teacher--seed0.json").write_text(json.dumps(cell))
     claims = pd.DataFrame({"statement": CLAIMS, "verdict": NOT_RUN, "evidence": ""}).rename_axis("claim")
     for claim, verdict in verdicts.items():

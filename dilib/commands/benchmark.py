@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from dilib import precision
-from dilib.artifacts import write_atomically
+from dilib.artifacts import read_json, write_atomically
 from dilib.experiments.step_times import WORKLOADS, Row, Throughput, measure, throughput
 from dilib.provenance import commit, default_device, provenance
 from dilib.study import plots
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     described = {**provenance(device), "commit": commit(), "precision": precision.name(dtype)}
     name = described.pop("device")
     path = Path(options.results) / "bench" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-    content = json.loads(path.read_text()) if path.exists() else {"device": name, "measured_with": {}}
+    content = read_json(path) if path.exists() else {"device": name, "measured_with": {}}
     for part, found in parts.items():
         if options.only not in (None, part):
             continue

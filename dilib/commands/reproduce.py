@@ -1,23 +1,25 @@
 """Run the study's notebooks headlessly, in order, into results/SCALE/DATASET: `make reproduce`."""
 
 import argparse
+import contextlib
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
-import nbformat
 import papermill
-from papermill.exceptions import PapermillExecutionError
 
 from dilib import data
 from dilib.artifacts import write_atomically
 from dilib.downloads import Unreachable
-from dilib.progress import TERMINAL_BARS, without_bars
-from dilib.study import report
+from dilib.progress import TERMINAL_BARS
+from dilib.study import notebooks, report
 from dilib.study.cells import Study
 from dilib.study.scales import SCALES
+from dilib.study.scratch import cells_made, scratch
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 FALLBACK = "digits"  # comes with scikit-learn, so it is always there
@@ -28,15 +30,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         studies = _studies(_chosen(options.only), options)
+        with scratch() as folder:
+            os.environ[TERMINAL_BARS] = "1"
+            if not all(_run(*task, options, folder) for task in studies.items()):
+                return 1
+        print()
+        for study in dict.fromkeys(studies.values()):
+            print(f"The report is {report.write_report(study)}")
     except (ValueError, Unreachable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for notebook, study in studies.items():
-        if not _run(notebook, study, options):
-            return 1
-    print()
-    for study in dict.fromkeys(studies.values()):
-        print(f"The report is {report.write_report(study)}")
+    except OSError as error:
+        print(f"error: {error}; mend that, and the same command goes on", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -61,14 +67,14 @@ def _chosen(only: str | None) -> list[Path]:
     return chosen
 
 
-def _studies(notebooks: list[Path], options: argparse.Namespace) -> dict[Path, Study]:
+def _studies(sources: list[Path], options: argparse.Namespace) -> dict[Path, Study]:
     """Each notebook's study; those that take no data set are about ImageNet classifiers and have one of their own."""
     if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
         raise ValueError(f"seeds {options.seeds!r} are not whole numbers; write them as in 0,1,2")
     if not 1 <= options.pairs <= 3:
         raise ValueError(f"pairs {options.pairs} is out of range; choose 1, 2 or 3")
     _added(options)
-    named = {path: "dataset" in papermill.inspect_notebook(path) for path in notebooks}
+    named = {path: "dataset" in papermill.inspect_notebook(path) for path in sources}
     study = _open_study(options) if any(named.values()) else None
     imagenet = (
         None if all(named.values()) else Study.open(options.scale, "imagenet", options.results, options.artifacts)
@@ -98,40 +104,26 @@ def _open_study(options: argparse.Namespace) -> Study:
     return study
 
 
-def _run(notebook: Path, study: Study, options: argparse.Namespace) -> bool:
+def _run(notebook: Path, study: Study, options: argparse.Namespace, run: Path) -> bool:
     """Execute one notebook and print the tables it wrote; whether it ran to its end."""
     print(f"\n{notebook.stem}", flush=True)
-    executed = study.results / "notebooks" / notebook.name
-    # What a killed run leaves behind stays out of results.
-    temporary = study.artifacts / "notebooks" / f"{os.getpid()}-{notebook.name}"
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    tables, cells = _versions(study.results, "table*.md"), _versions(study.results, "cells/*.json")
-    started = time.perf_counter()
-    os.environ[TERMINAL_BARS] = "1"
+    tables, before, started = _versions(study.results, "table*.md"), cells_made(run), time.perf_counter()
+    failed = None
     try:
-        papermill.execute_notebook(
-            notebook,
-            temporary,
-            parameters=_parameters(notebook, study, options),
-            kernel_name="python3",
-            progress_bar=False,
-            stderr_file=sys.stderr,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # what a cell raises is shown all the same
-        )
-    except PapermillExecutionError as error:
-        print(f"error in {notebook.name}: {error.ename}: {error.evalue}", file=sys.stderr)
+        executed = notebooks.execute(notebook, _parameters(notebook, study, options))
+    except notebooks.NotebookFailed as error:
+        print(f"error in {notebook.name}: {error}", file=sys.stderr)
+        failed, executed = error, error.executed
+    with contextlib.suppress(OSError) if failed else contextlib.nullcontext():  # the first error is the one shown
+        write_atomically(study.results / "notebooks" / notebook.name, executed.encode())
+    if failed:
         return False
-    finally:
-        if temporary.exists():
-            write_atomically(executed, _cleaned(temporary).encode())
-            temporary.unlink()
-    seconds = time.perf_counter() - started
-    # What a run beside this one made counts, too: cells do not say whose they are.
-    if made := len(_versions(study.results, "cells/*.json") - cells):
+    seconds, made = time.perf_counter() - started, cells_made(run) - before
+    if made:
         report.write_run(study, notebook.stem, made, seconds)
     print(f"{made} cells made in {seconds / 60:.1f} minutes", flush=True)
     for path, _ in sorted(_versions(study.results, "table*.md") - tables):
-        print(f"\n{path.read_text()}", end="", flush=True)
+        print(f"\n{path.read_text('utf-8')}", end="", flush=True)
     return True
 
 
@@ -155,27 +147,13 @@ def _parameters(notebook: Path, study: Study, options: argparse.Namespace) -> di
     return {name: value for name, value in offered.items() if name in taken}
 
 
-def _cleaned(path: Path) -> str:
-    """An executed notebook without progress bars and without a path of this machine."""
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in map(_without_bars, cell.outputs) if output is not None]
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.source = re.sub(r"^(results|artifacts) = .*\n?", "", cell.source, flags=re.MULTILINE)
-            cell.source = re.sub(r"folder:[^'\"]*/", "folder:", cell.source)
-    return nbformat.writes(notebook) + "\n"
-
-
-def _without_bars(output):
-    if output.output_type != "stream" or output.name != "stderr":
-        return output
-    output.text = without_bars(output.text)
-    return output if output.text.strip() else None
+def _end(number: int, _) -> NoReturn:
+    """What SIGTERM does: the kernel and its workers are stopped, too."""
+    print("Stopped; the same command goes on", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    sys.stdout.reconfigure(errors="replace")  # where the locale has no Greek letters
     sys.exit(main())

@@ -17,7 +17,7 @@ import torch
 from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor, nn
 
-from dilib.artifacts import write_atomically
+from dilib.artifacts import damaged, read_json, write_atomically
 from dilib.classifier import Classifier, Preprocessing, sides
 from dilib.compression.pruning import Coupled
 from dilib.progress import bar
@@ -210,10 +210,13 @@ def save(path: Path, table: LookupTable, device: torch.device) -> None:
 
 
 def load(path: Path) -> LookupTable:
-    """Read what `save` wrote."""
-    content = json.loads(path.read_text())
-    grids = {
-        Kind(**grid["kind"]): (tuple(grid["inputs"]), tuple(grid["outputs"]), np.array(grid["milliseconds"]))
-        for grid in content["grids"]
-    }
-    return LookupTable(content["batch"], grids)
+    """Read what `save` wrote. Raises ValueError, which names the file, for a damaged one."""
+    content = read_json(path)
+    try:
+        grids = {
+            Kind(**grid["kind"]): (tuple(grid["inputs"]), tuple(grid["outputs"]), np.array(grid["milliseconds"]))
+            for grid in content["grids"]
+        }
+        return LookupTable(content["batch"], grids)
+    except (KeyError, TypeError) as error:
+        raise damaged(path, error) from error

@@ -113,6 +113,8 @@ def _synthesised(study: Study, settings: ImageNet, seed: int, label: str) -> tup
     batches = -(-len(settings.classes) // settings.batch_size)
     updates = [pool.recipe.schedule(index).updates() for index in range(batches)]
     snapshots, pixels, seconds = Snapshots(updates[0]), [], 0.0
+    if load_tensors(pool.folder / PROGRESS, pool.card) is None:
+        pool.path(0).unlink(missing_ok=True)  # they are taken while it is made
     with bar(sum(updates), label) as progress:
 
         def watch(index: int, done: int, images: Tensor) -> None:

@@ -5,7 +5,6 @@ Memory is read in a process for each, as one that has used memory keeps some of 
 """
 
 import gc
-import json
 import multiprocessing
 import re
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from dilib import networks
+from dilib.artifacts import damaged, read_json
 from dilib.baselines.textbook import textbook
 from dilib.classifier import Classifier, Preprocessing
 from dilib.inversion import Objective, Schedule, updates
@@ -227,6 +227,11 @@ def _seconds_of_steps(workload: Workload, precision: torch.dtype, count: int, de
 def measured(results: Path, kind: type[Row] | type[Throughput] = Row) -> pd.DataFrame:
     """What `make bench` found on every device so far, one line a row of that kind."""
     part = "rows" if kind is Row else "processes"
-    files = [json.loads(path.read_text()) for path in sorted((results / "bench").glob("*.json"))]
-    rows = [{"device": content["device"], **row} for content in files for row in content.get(part, [])]
+    rows = []
+    for path in sorted((results / "bench").glob("*.json")):
+        content = read_json(path)
+        try:
+            rows += [{"device": content["device"], **row} for row in content.get(part, [])]
+        except (KeyError, TypeError) as error:
+            raise damaged(path, error) from error
     return pd.DataFrame(rows, columns=["device", *(field.name for field in fields(kind))])

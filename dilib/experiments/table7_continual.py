@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dilib.artifacts import digest, has_tensors, load_tensors, plain, save_tensors, weights
+from dilib.artifacts import digest, load_tensors, plain, save_tensors, weights
 from dilib.classifier import Classifier
 from dilib.continual.extended import AT_ONCE, WATCHED, Extended, joined, logits, some, taken_for, top1
 from dilib.continual.extension import (
@@ -126,7 +126,7 @@ def extended(
         starts=(*before.starts, len(before.classes)),
     )
     with study.lock(f"continual-{path.stem}"):
-        if not has_tensors(path, card):
+        if load_tensors(path, card) is None:
             course = _learn(study, network, added, (before, known), method, seed)
             learnt = {f"network.{name}": value for name, value in weights(known.classifier.network).items()}
             save_tensors(path, learnt | course | joined(before, known, new).tensors(), card)
@@ -139,7 +139,7 @@ def extended(
 
 def extended_if_there(study: Study, network: str, added: tuple[str, ...], method: str, seed: int) -> Extended | None:
     """The network of a cell, or None where its weights are not in artifacts."""
-    there = has_tensors(*_weights(study, network, added, method, seed))
+    there = load_tensors(*_weights(study, network, added, method, seed)) is not None
     return extended(study, network, added, method, seed)[0] if there else None
 
 
@@ -226,7 +226,7 @@ def _fine_tune_for_binary(study: Study, network: str, teacher: Classifier) -> No
     card = {"teacher": _maker(study, network).settings, "binary": settings, "size": teacher.preprocessing.size}
     path = study.artifacts / "teachers" / f"{network}-binary.safetensors"
     with study.lock(f"teacher-binary-{network}"):
-        if not has_tensors(path, plain(card)):
+        if load_tensors(path, plain(card)) is None:
             shift_to_binary(teacher, logits(teacher, some(split, WATCHED)))
             teacher.network.requires_grad_(True)
             with counted(settings.epochs, "binary cross-entropy for LwF.MC") as on_round:

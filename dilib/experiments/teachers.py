@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dilib import networks
+from dilib import networks, precision
 from dilib.artifacts import load_tensors, plain, save_tensors, weights
 from dilib.classifier import Classifier
 from dilib.evaluation import accuracy, split_accuracy
@@ -112,7 +112,7 @@ def teacher_top1(study: Study, name: str) -> float:
 
 def _teacher_metrics(study: Study, name: str) -> dict:
     teacher = load_teacher(study, name)
-    _, card = load_tensors(_teacher_path(study, name), teacher_settings(study, name))
+    _, card = load_tensors(_teacher_path(study, name), _teacher_card(study, name))
     return {
         "seconds": card["seconds"],
         "top1": accuracy(teacher, *study.test),
@@ -124,7 +124,7 @@ def _teacher_metrics(study: Study, name: str) -> dict:
 def load_teacher(study: Study, name: str) -> Classifier:
     """The trained teacher, in evaluation mode; trained first if its weights are missing, damaged or another's."""
     teacher = Classifier(fresh_network(study, name, 0), study.data.preprocessing, name, study.precision)
-    path, card = _teacher_path(study, name), teacher_settings(study, name)
+    path, card = _teacher_path(study, name), _teacher_card(study, name)
     with study.lock(f"teacher-{name}"):
         if load_tensors(path, card) is None:
             settings = study.scale.training[name]
@@ -135,6 +135,12 @@ def load_teacher(study: Study, name: str) -> Classifier:
     teacher.network.load_state_dict(load_tensors(path, card)[0])
     teacher.network.to(study.device).eval()
     return teacher
+
+
+def _teacher_card(study: Study, name: str) -> dict:
+    """Its settings, and how the study computes: weights come out otherwise in another precision, or on more threads."""
+    threads = torch.get_num_threads() if study.device.type == "cpu" else None
+    return {**teacher_settings(study, name), "precision": precision.name(study.precision), "threads": threads}
 
 
 def _teacher_path(study: Study, name: str) -> Path:

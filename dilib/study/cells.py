@@ -18,7 +18,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
 from dilib import data
-from dilib.artifacts import digest, plain, write_atomically
+from dilib.artifacts import damaged, digest, plain, read_json, write_atomically
 from dilib.data import Data
 from dilib.pool import Batch, ImagePool
 from dilib.precision import fastest, named
@@ -26,9 +26,11 @@ from dilib.precision import name as name_of
 from dilib.provenance import commit, default_device, provenance
 from dilib.recipe import Recipe
 from dilib.study.scales import SCALES, Scale, check_scale, scale_for
-from dilib.study.workers import side_by_side
+from dilib.study.scratch import note_made
+from dilib.study.workers import CORES, side_by_side
 
 TILES = 10  # sample images in a row of a cell's PNG
+ENTRIES = {"metrics": dict, "settings": dict, "seconds": (int, float), "device": str, "commit": str}  # of every cell
 
 
 @lru_cache
@@ -92,6 +94,8 @@ class Study:
         dataset = dataset or SCALES[scale].dataset
         data.check_name(dataset)
         device, place = default_device(), Path(scale) / data.slug(dataset)
+        # One thread, as workers have: what is trained here is what they would have trained.
+        torch.set_num_threads(1)
         # Denormal numbers, common in vanishing gradients, slow a CPU down many times.
         torch.set_flush_denormal(True)
         study = cls(
@@ -104,7 +108,7 @@ class Study:
             device=device,
             precision=torch.float32,
             commit=commit(),
-            jobs=torch.get_num_threads() if device.type == "cpu" else 1,
+            jobs=CORES if device.type == "cpu" else 1,
             files=data.files_digest(dataset, Path(artifacts) / "data"),
         )
         for folder in (study.results / "cells", study.artifacts):
@@ -120,7 +124,10 @@ class Study:
         with self.lock("precision"):
             if not path.exists():
                 write_atomically(path, (json.dumps(name_of(wanted or fastest(self.device))) + "\n").encode())
-            begun_in = named(json.loads(path.read_text()))
+            try:
+                begun_in = named(json.loads(path.read_bytes()))
+            except ValueError as error:
+                raise damaged(path, error) from error
         if wanted not in (None, begun_in):
             raise ValueError(
                 f"{self.artifacts} was begun in {name_of(begun_in)}, not {name_of(wanted)}; choose other artifacts"
@@ -183,6 +190,7 @@ class Study:
                 "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             }
             write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+            note_made(path.stem)
             return _read(path, settings)
 
     def run(self, cells: Iterable[Cell], jobs: int | None = None) -> list[dict]:
@@ -233,12 +241,21 @@ class Study:
         return self.results / "cells" / f"{name}--seed{seed}.json"
 
 
+def read_cell(path: Path) -> dict:
+    """A finished cell. Raises ValueError, which names the file, for one that is damaged."""
+    cell = read_json(path)
+    for name, kind in ENTRIES.items():
+        if not isinstance(cell.get(name), kind):
+            raise damaged(path, f"it has no {name}")
+    return cell
+
+
 def _read(path: Path, settings: dict) -> dict | None:
     try:
-        cell = json.loads(path.read_text())
+        cell = read_cell(path)
     except (FileNotFoundError, ValueError):
         return None
-    return cell if cell.get("settings") == settings else None
+    return cell if cell["settings"] == settings else None
 
 
 def _as_sheet(images: Tensor) -> bytes:

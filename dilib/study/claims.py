@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from dilib.artifacts import write_atomically
+from dilib.artifacts import damaged, write_atomically
 from dilib.study.cells import Study
 from dilib.study.paper import CLAIMS
-from dilib.study.tables import NOT_RUN
+from dilib.study.tables import NOT_RUN, read_csv
 
 
 def verdict(direction: bool | None, size: bool) -> str:
@@ -30,11 +30,17 @@ def decide(study: Study, claim: int, direction: bool | None, size: bool, evidenc
 
 
 def read(results: Path) -> pd.DataFrame:
-    """All claims of the paper, by number, with their verdicts so far in a folder of results."""
+    """All claims of the paper, by number, with their verdicts so far in a folder of results.
+
+    Raises ValueError where claims.csv there is damaged.
+    """
     claims = pd.DataFrame({"statement": CLAIMS, "verdict": NOT_RUN, "evidence": ""}).rename_axis("claim")
     path = results / "claims.csv"
     if path.exists():
-        claims.update(pd.read_csv(path, keep_default_na=False).set_index("claim")[["verdict", "evidence"]])
+        found = read_csv(path, ["claim", "verdict", "evidence"], keep_default_na=False).set_index("claim")
+        if not found.index.is_unique or not set(found.index) <= set(claims.index):
+            raise damaged(path, f"its claims are not numbers from 1 to {len(claims)}, each once")
+        claims.update(found[["verdict", "evidence"]])
     return claims
 
 

@@ -10,7 +10,7 @@ from dilib import data
 from dilib.study import claims, report
 from dilib.study.paper import CLAIMS, EXPERIMENTS, Experiment
 from dilib.study.scales import SCALES
-from dilib.study.tables import NOT_RUN
+from dilib.study.tables import NOT_RUN, in_markdown, markdown, read_csv
 
 CI = "smoke"  # the scale whose numbers say only that everything runs
 WAITING = {  # scales and what they wait for, where there are no results at one
@@ -59,7 +59,7 @@ class Results:
         path = self.folder / experiment.file
         if experiment.claim:
             return claims.read(self.folder).loc[experiment.claim, "verdict"] != NOT_RUN
-        return path.exists() and (path.suffix != ".csv" or bool((pd.read_csv(path)["seeds"] > 0).any()))
+        return path.exists() and (path.suffix != ".csv" or bool((read_csv(path, ["seeds"])["seeds"] > 0).any()))
 
 
 def studies(results: Path) -> list[Results]:
@@ -72,7 +72,7 @@ def studies(results: Path) -> list[Results]:
 
 def _title(folder: Path) -> str:
     """The data set's name as its cells have it."""
-    titles = [cell.get("title") for cell in report.cells(folder)]
+    titles = [data.in_one_line(str(cell.get("title", ""))) for cell in report.cells(folder)]
     return next(filter(None, titles), data.TITLES.get(folder.name, folder.name))
 
 
@@ -80,7 +80,7 @@ def summary(found: Sequence[Results]) -> str:
     """A table of the verdicts on every claim, one column a study."""
     verdicts = {each.name: claims.read(each.folder)["verdict"] for each in found}
     table = pd.DataFrame({"claim": [f"{number}. {words}" for number, words in CLAIMS.items()]}, index=CLAIMS)
-    return table.join(pd.DataFrame(verdicts).replace(NOT_RUN, "")).to_markdown(index=False)
+    return markdown(table.join(pd.DataFrame(verdicts).replace(NOT_RUN, "")), index=False)
 
 
 def key_numbers(found: Sequence[Results]) -> str:
@@ -91,7 +91,7 @@ def key_numbers(found: Sequence[Results]) -> str:
         return ""
     table = pd.DataFrame({name: [text for text, _ in column] for name, column in ours.items()}, index=KEY_NUMBERS)
     paper = [next((quoted for _, quoted in row if quoted), "") for row in zip(*ours.values(), strict=True)]
-    return table.assign(**{"the paper": paper}).rename_axis("top-1, %").to_markdown()
+    return markdown(table.assign(**{"the paper": paper}).rename_axis("top-1, %"))
 
 
 def _number(folder: Path, table: int, row: str, column: str) -> tuple[str, str]:
@@ -99,7 +99,7 @@ def _number(folder: Path, table: int, row: str, column: str) -> tuple[str, str]:
     path = folder / f"table{table}.csv"
     if not path.exists():
         return "", ""
-    entries = pd.read_csv(path).set_index(["row", "column"])
+    entries = read_csv(path, ["row", "column", "ours", "ours_std", "seeds", "paper"]).set_index(["row", "column"])
     if (row, column) not in entries.index:
         return "", ""
     entry = entries.loc[row, column]
@@ -137,7 +137,8 @@ def _evidence(found: Sequence[Results]) -> str:
     lines = ["### Evidence"]
     for number, words in CLAIMS.items():
         rows = [(name, table.loc[number]) for name, table in verdicts.items()]
-        said = [f"- {name}: **{row.verdict}**. {row.evidence}" for name, row in rows if row.verdict != NOT_RUN]
+        rows = [(name, row.map(in_markdown)) for name, row in rows if row.verdict != NOT_RUN]
+        said = [f"- {in_markdown(name)}: **{row.verdict}**. {row.evidence}" for name, row in rows]
         lines.append(f"**{number}. {words}.**\n\n" + "\n".join(said or ["- not run"]))
     return "\n\n".join(lines)
 
@@ -161,7 +162,7 @@ def _experiments(found: Sequence[Results]) -> str:
 
 def _where(found: Sequence[Results], each: Experiment) -> str:
     ran = [study for study in found if study.shows(each)]
-    return ", ".join(f"[{study.name}]({study.place}/REPORT.md)" for study in ran) or "not run"
+    return ", ".join(f"[{in_markdown(study.name)}]({study.place}/REPORT.md)" for study in ran) or "not run"
 
 
 def _tables(found: Sequence[Results]) -> str:
@@ -171,8 +172,8 @@ def _tables(found: Sequence[Results]) -> str:
     paths.sort(key=lambda path: (report.table_number(path), list(named).index(path.parent)))
     parts = ["## Tables"]
     for path in paths:
-        study = f"[{named[path.parent]}]({path.relative_to(path.parents[2]).with_suffix('.csv')})"
-        parts.append(f"### Table {report.table_number(path)}: {study}\n\n{path.read_text().strip()}")
+        study = f"[{in_markdown(named[path.parent])}]({path.relative_to(path.parents[2]).with_suffix('.csv')})"
+        parts.append(f"### Table {report.table_number(path)}: {study}\n\n{path.read_text('utf-8').strip()}")
     return "\n\n".join(parts)
 
 
@@ -181,14 +182,14 @@ def _figures(found: Sequence[Results]) -> str:
     for name, caption in report.FIGURES.items():
         for each in found:
             if (each.folder / f"{name}.png").exists():
-                parts.append(f"![{caption}]({each.place}/{name}.png)\n\n*{caption} {each.name}.*")
+                parts.append(f"![{caption}]({each.place}/{name}.png)\n\n*{caption} {in_markdown(each.name)}.*")
     return "\n\n".join(parts)
 
 
 def _speed(step_times: pd.DataFrame) -> str:
     if not len(step_times):
         return ""
-    table = step_times.to_markdown(index=False, floatfmt=".3g")
+    table = markdown(step_times, index=False, floatfmt=".3g")
     return f"## A step's time\n\nBy `make bench`; the floor is the network's bare forward and backward pass.\n\n{table}"
 
 
@@ -199,9 +200,9 @@ def _provenance(found: Sequence[Results]) -> str:
     table = by_device.agg(cells=("seconds", "count"), minutes=("seconds", "sum"), commits=("commit", "nunique"))
     table["minutes"] = (table["minutes"] / 60).round(1)
     words = "Minutes are the sum over cells, of one core each; images that several cells use count in each of them."
-    parts = ["## How it was made", words, table.reset_index().to_markdown(index=False)]
+    parts = ["## How it was made", words, markdown(table.reset_index(), index=False)]
     runs = pd.concat([report.runs_in(each.folder).assign(study=each.name) for each in found])
     if len(runs):
         runs = runs[["study", *runs.columns.drop("study")]].sort_values("finished")
-        parts += ["### Notebooks\n\nEach execution that made cells.", runs.to_markdown(index=False)]
+        parts += ["### Notebooks\n\nEach execution that made cells.", markdown(runs, index=False)]
     return "\n\n".join(parts)

@@ -1,6 +1,5 @@
 """One study's report, from its results alone, and what its notebooks took."""
 
-import json
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from dilib import data
 from dilib.artifacts import write_atomically
 from dilib.provenance import provenance
 from dilib.study import claims
-from dilib.study.cells import Study
+from dilib.study.cells import Study, read_cell
+from dilib.study.tables import in_markdown, markdown, read_csv
 
 RUNS = "runs.csv"
 
@@ -50,12 +50,12 @@ FIGURES = {  # in the report's order; a file that is not there is left out
 
 def write_report(study: Study) -> Path:
     """REPORT.md: the study's tables, its figures and the verdict on every claim."""
-    parts = [f"# {data.title(study.dataset)} at {study.scale.name} scale\n"]
-    parts += [path.read_text() for path in sorted(study.results.glob("table*.md"), key=table_number)]
+    parts = [f"# {in_markdown(data.title(study.dataset))} at {study.scale.name} scale\n"]
+    parts += [path.read_text("utf-8") for path in sorted(study.results.glob("table*.md"), key=table_number)]
     for name, caption in FIGURES.items():
         if (study.results / f"{name}.png").exists():
             parts.append(f"![{caption}]({name}.png)\n\n*{caption}*\n")
-    parts.append(f"## Claims\n\n{claims.read(study.results).reset_index().to_markdown(index=False)}\n")
+    parts.append(f"## Claims\n\n{markdown(claims.read(study.results).reset_index(), index=False)}\n")
     parts.append(_how_it_was_made(study))
     path = study.results / "REPORT.md"
     write_atomically(path, "\n".join(parts).encode())
@@ -63,8 +63,8 @@ def write_report(study: Study) -> Path:
 
 
 def cells(results: Path) -> list[dict]:
-    """All cells of one study's results."""
-    return [json.loads(path.read_text()) for path in sorted((results / "cells").glob("*.json"))]
+    """All cells of one study's results. Raises ValueError, which names the file, for a damaged one."""
+    return [read_cell(path) for path in sorted((results / "cells").glob("*.json"))]
 
 
 def table_number(path: Path) -> int:
@@ -77,9 +77,9 @@ def _how_it_was_made(study: Study) -> str:
     if not (every := cells(study.results)):
         return "No cell has been run.\n"
     made = pd.DataFrame(every).groupby(["device", "commit"])["seconds"].agg(cells="count", seconds="sum").reset_index()
-    parts = ["## How it was made", made.to_markdown(index=False)]
+    parts = ["## How it was made", markdown(made, index=False)]
     if len(runs := runs_in(study.results)):
-        parts += ["Notebooks, whenever they made cells:", runs.to_markdown(index=False)]
+        parts += ["Notebooks, whenever they made cells:", markdown(runs, index=False)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -100,4 +100,5 @@ def write_run(study: Study, notebook: str, made: int, seconds: float) -> None:
 
 def runs_in(results: Path) -> pd.DataFrame:
     """Executions of notebooks that made cells, in order."""
-    return pd.read_csv(results / RUNS) if (results / RUNS).exists() else pd.DataFrame()
+    path = results / RUNS
+    return read_csv(path, ["notebook", "cells made", "minutes", "finished"]) if path.exists() else pd.DataFrame()

@@ -1,11 +1,13 @@
 """From finished cells to a table: tidy CSV, Markdown as people read it, and settings as they stand in notebooks."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 
-from dilib.artifacts import write_atomically
+from dilib.artifacts import damaged, write_atomically
 from dilib.study.cells import Cell, Study
 
 NOT_RUN = "not run"
@@ -48,8 +50,8 @@ class Table:
         path = self.study.results / f"table{self.number}.csv"
         write_atomically(path, self.tidy.to_csv(index=False, float_format="%.2f").encode())
         shown = self._laid_out("text").fillna("")
-        markdown = f"**Table {self.number}.** {caption}\n\n{shown.to_markdown()}\n"
-        write_atomically(path.with_suffix(".md"), markdown.encode())
+        text = f"**Table {self.number}.** {caption}\n\n{markdown(shown.rename(index=in_markdown))}\n"
+        write_atomically(path.with_suffix(".md"), text.encode())
         return shown
 
     def _laid_out(self, values: str) -> pd.DataFrame:
@@ -65,6 +67,28 @@ def _text(entry) -> str:
     if entry.seeds > 1:
         ours += f" ± {entry.ours_std:.2f} ({entry.seeds} seeds)"
     return f"{ours} (paper: {entry.paper:.2f})" if pd.notna(entry.paper) else f"{ours} (paper: –)"
+
+
+def read_csv(path: Path, columns: Sequence[str], **options) -> pd.DataFrame:
+    """A table with at least these columns. Raises ValueError, which names the file, for a damaged one."""
+    try:
+        table = pd.read_csv(path, **options)
+    except ValueError as error:
+        raise damaged(path, error) from error
+    if missing := [name for name in columns if name not in table]:
+        raise damaged(path, f"it has no column {', '.join(missing)}")
+    return table
+
+
+def in_markdown(text: object) -> str:
+    """A text from elsewhere as Markdown shows it: on one line, and not read as HTML, a link or the edge of a field."""
+    return re.sub(r"([\\<\[|`])", r"\\\1", " ".join(str(text).split()))
+
+
+def markdown(table: pd.DataFrame, **options) -> str:
+    """A table of texts from elsewhere and of numbers as Markdown."""
+    named = table.rename(columns=in_markdown)
+    return named.map(lambda value: in_markdown(value) if isinstance(value, str) else value).to_markdown(**options)
 
 
 def settings(named: Mapping[str, object]) -> pd.DataFrame:

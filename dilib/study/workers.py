@@ -4,45 +4,69 @@ joblib's workers would do as much, but live on, computing, when their parent is 
 """
 
 import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 
 import torch
 
 from dilib import progress
+from dilib.study.worker_process import begin
+
+CORES = torch.get_num_threads()  # or what OMP_NUM_THREADS says: asked before this process is put on one thread
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended before its work did."""
 
 
 def side_by_side(calls: Sequence[Callable[[], object]], jobs: int) -> list:
     """What these calls return, in order, made by as many processes as `jobs` allows.
 
     Calls must be picklable. Results do not depend on the number of processes. When one call fails, those that have
-    begun are finished, the others are dropped, and its error is raised.
+    begun are finished, the others are dropped, and its error is raised; an interrupt stops all of them at once.
+    Raises WorkerDied where a process is killed.
     """
     jobs = min(jobs, len(calls))
     if jobs <= 1:
         return [call() for call in calls]
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     reports = context.Queue()
-    pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(reports,))
+    pool = ProcessPoolExecutor(jobs, context, initializer=begin, initargs=(reports,))
     with pool, progress.drawn(reports):
-        futures = [pool.submit(call) for call in calls]
+        with _interrupts_held_back():
+            futures = [pool.submit(call) for call in calls]
+        workers = [process for process in multiprocessing.active_children() if process not in others]
         try:
             return [future.result() for future in futures]
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise WorkerDied(_obituary(workers)) from None
+            if not isinstance(error, Exception):
+                for worker in workers:
+                    worker.terminate()
             raise
 
 
-def _begin(reports) -> None:
-    """Set up a worker: one thread, bars that the parent draws, and an end when the parent ends, however it does."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    progress.draw_elsewhere(reports)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Meanwhile Ctrl-C waits; processes begun now never hear of it, and are stopped by their parent instead."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+def _obituary(workers: Sequence[BaseProcess]) -> str:
+    # Those that were well are terminated when one of them dies.
+    codes = {worker.exitcode for worker in workers} - {None, 0, -signal.SIGTERM}
+    causes = [signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in sorted(codes)]
+    return (
+        f"a worker process died ({', '.join(causes) or 'no reason is known'}), most often because memory ran out; the "
+        "same command goes on from what is finished, and with OMP_NUM_THREADS=1 it takes less memory"
+    )

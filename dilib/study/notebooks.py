@@ -1,0 +1,89 @@
+"""Notebooks executed headlessly by papermill: what came out, or in one line what went wrong."""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import papermill_io
+
+from dilib.progress import without_bars
+
+MEMORY = "memory:"  # in place of a folder, where papermill is to write to
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook that did not come to its end: why, in one line, and as much as was executed of it."""
+
+    def __init__(self, why: str, executed: str):
+        super().__init__(why)
+        self.executed = executed
+
+
+class _InMemory:
+    """What papermill writes as it goes on is kept here: a killed run leaves no file, and a full disk does no harm."""
+
+    def __init__(self):
+        self.texts: dict[str, str] = {}
+
+    def write(self, text: str, path: str) -> None:
+        self.texts[path] = text
+
+    def pretty_path(self, path: str) -> str:
+        return path
+
+
+_written = _InMemory()
+papermill_io.register(MEMORY, _written)
+
+
+def execute(notebook: Path, parameters: dict) -> str:
+    """The executed notebook, as it is to be kept. Raises NotebookFailed."""
+    output = f"{MEMORY}{notebook.name}"
+    try:
+        papermill.execute_notebook(
+            notebook,
+            output,
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # what a cell raises is shown all the same
+            shutdown_kernel="immediate",  # all that it has to save is saved
+        )
+    except PapermillExecutionError as error:
+        why = " ".join(f"{error.ename}: {error.evalue}".split())
+        if error.ename in ("OSError", "PermissionError"):
+            why += "; mend that, and the same command goes on"
+        raise NotebookFailed(why, _cleaned(_written.texts[output])) from error
+    except DeadKernelError as error:
+        raise NotebookFailed(
+            "its kernel died, most often because memory ran out; the same command goes on from what is finished",
+            _cleaned(_written.texts[output]),
+        ) from error
+    return _cleaned(_written.texts[output])
+
+
+def _cleaned(text: str) -> str:
+    """An executed notebook without progress bars and without a path of this machine."""
+    notebook = nbformat.reads(text, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(_without_bars, cell.outputs) if output is not None]
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = re.sub(r"^(results|artifacts) = .*\n?", "", cell.source, flags=re.MULTILINE)
+            cell.source = re.sub(r"folder:[^'\"]*/", "folder:", cell.source)
+    return nbformat.writes(notebook) + "\n"
+
+
+def _without_bars(output):
+    if output.output_type != "stream" or output.name != "stderr":
+        return output
+    output.text = without_bars(output.text)
+    return output if output.text.strip() else None
