@@ -4,10 +4,15 @@ SCALE   ?= laptop
 RESULTS ?= results
 BIN     := .venv/bin
 READY   := .venv/.ready
-REPRODUCE = $(BIN)/python -m dilib.commands.reproduce --results $(RESULTS)
+
+# Recipes read users' values from the environment, so that neither make nor the shell expands what is in them.
+VALUES = SCALE RESULTS DATASET ONLY SEEDS PAIRS ADDED
+$(foreach name,$(VALUES),$(eval unexport $(name))$(eval export STUDY_$(name) := $$(value $(name))))
+export PYTHONUTF8 := 1
+REPRODUCE = $(BIN)/python -m dilib.commands.reproduce --results="$$STUDY_RESULTS"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report carry smoke bench test slow format lab clean
+.PHONY: help setup reproduce report carry smoke bench test slow torture format lab clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,28 +27,32 @@ $(READY): pyproject.toml
 setup: $(READY) ## install everything into .venv
 
 reproduce: $(READY) ## run the study: tables, figures and report into results/SCALE/DATASET
-	$(REPRODUCE) --scale $(SCALE) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) \
-	    $(if $(SEEDS),--seeds $(SEEDS)) $(if $(PAIRS),--pairs $(PAIRS)) $(if $(ADDED),--added $(ADDED))
+	$(REPRODUCE) --scale="$$STUDY_SCALE" $${STUDY_DATASET:+--dataset="$$STUDY_DATASET"} \
+	    $${STUDY_ONLY:+--only="$$STUDY_ONLY"} $${STUDY_SEEDS:+--seeds="$$STUDY_SEEDS"} \
+	    $${STUDY_PAIRS:+--pairs="$$STUDY_PAIRS"} $${STUDY_ADDED:+--added="$$STUDY_ADDED"}
 
 report: $(READY) ## rebuild results/REPORT.md and .html, and the README's summary, from the results there are
-	$(BIN)/python -m dilib.commands.report --results $(RESULTS) --readme README.md
+	$(BIN)/python -m dilib.commands.report --results="$$STUDY_RESULTS" --readme README.md
 
 # Left out is what is soon made again, or stands for less than a cell: students in training, decoded images, locks.
 carry: ## pack what another machine needs to go on with a SCALE into carried.tar, to be unpacked beside its Makefile
 	tar -cf carried.tar --exclude=students --exclude=locks --exclude='*.checkpoint.*' --exclude='*.npy' --exclude='.*.*' \
-	    $(RESULTS)/$(SCALE) artifacts/$(SCALE)
+	    -- "$$STUDY_RESULTS/$$STUDY_SCALE" "artifacts/$$STUDY_SCALE"
 	@du -h carried.tar
 
 smoke: $(READY) ## run every notebook at toy size, in a few minutes
 	$(REPRODUCE) --scale smoke
 
 bench: $(READY) ## time a synthesis step on this machine, into results/bench/DEVICE.json
-	$(BIN)/python -m dilib.commands.benchmark --results $(RESULTS) $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python -m dilib.commands.benchmark --results="$$STUDY_RESULTS" $${STUDY_ONLY:+--only="$$STUDY_ONLY"}
 
 test: $(READY) ## lint, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
+
+torture: $(READY) ## kill a smoke run at a hundred random moments, and compare it with one that was not, for an hour
+	$(BIN)/python tests/torture.py
 
 slow: $(READY) ## run the tests that take minutes and are left out of `make test`
 	$(BIN)/python -m pytest -m slow
@@ -53,7 +62,7 @@ format: $(READY) ## put code and notebooks in the common format
 	$(BIN)/ruff format .
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab --ip 127.0.0.1 notebooks
+	$(BIN)/jupyter lab --ip 127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root --no-browser) notebooks
 
 clean: ## remove .venv, artifacts and smoke results; keep committed results
 	rm -rf .venv artifacts results/smoke build *.egg-info

@@ -1,5 +1,6 @@
 """Data sets by name, as uint8 tensors at one resolution, fetched on first use: whole and checked, or not at all."""
 
+import gzip
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
-from torchvision.datasets.utils import check_integrity
 
 from dilib.artifacts import digest
 from dilib.classifier import Preprocessing
-from dilib.downloads import Unreachable, archive, debian_package, fetched, reason
+from dilib.downloads import Unreachable, archive, debian_package, download, fetched, is_whole, reason
 from dilib.image_folders import File, Inventory, class_names, decoded, inventory, listed, mapped
 
 TITLES = {
@@ -35,16 +35,35 @@ IMAGENET_TRAINING_IMAGES = 215_000  # all 1.28 million would take 190 GB once de
 
 LEAST_STD = round(1 / 255, 4)  # one grey level
 
-FASHION_FILES = {  # of the uncompressed files
-    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
+FASHION_FILES = {  # SHA-256 of the .gz files there, and of what is in them
+    "train-images-idx3-ubyte": (
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    ),
+    "train-labels-idx1-ubyte": (
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    ),
+    "t10k-images-idx3-ubyte": (
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    ),
+    "t10k-labels-idx1-ubyte": (
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
 }
-CIFAR = {  # archive without pickles: URL, MD5, folder, label bytes a record, class-name file, training files, test file
+FLOWERS_URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
+FLOWERS_FILES = {
+    "102flowers.tgz": "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
+    "imagelabels.mat": "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
+    "setid.mat": "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
+}
+CIFAR = {  # archive without pickles: URL, SHA-256, folder, label bytes a record, class names, training files, test file
     "cifar10": (
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        "c32a1d4ab5d03f1284b67883e8d87530",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
         "cifar-10-batches-bin",
         1,
         "batches.meta.txt",
@@ -53,7 +72,7 @@ CIFAR = {  # archive without pickles: URL, MD5, folder, label bytes a record, cl
     ),
     "cifar100": (
         "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        "03b5dce01913d631647c71ecec9e9cb8",
+        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         "cifar-100-binary",
         2,
         "fine_label_names.txt",
@@ -63,7 +82,7 @@ CIFAR = {  # archive without pickles: URL, MD5, folder, label bytes a record, cl
 }
 CUB = (
     "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-    "97eceeb196236b17998738112f37df78",
+    "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
 )
 
 
@@ -258,7 +277,7 @@ def _photographs(size: int, mode: str, cache: Path) -> tuple[Split, Split, list[
 def _fashion_mnist(folder: Path) -> tuple[Split, Split, list[str]]:
     root = fetched(folder / "fashion_mnist", _fetch_fashion_mnist, "Fashion-MNIST")
     raw = root / "FashionMNIST" / "raw"
-    if not all(check_integrity(str(raw / file), md5) for file, md5 in FASHION_FILES.items()):
+    if not all(is_whole(raw / file, sha256) for file, (_, sha256) in FASHION_FILES.items()):
         raise Unreachable(f"Fashion-MNIST in {root} is damaged; delete that folder and run again")
     train, test = (datasets.FashionMNIST(root, train=split) for split in (True, False))
     return (
@@ -269,19 +288,21 @@ def _fashion_mnist(folder: Path) -> tuple[Split, Split, list[str]]:
 
 
 def _fetch_fashion_mnist(target: Path) -> None:
-    """From torchvision's mirror, else from Debian's package, which needs apt-get but no root."""
+    """From its authors' repository, else from Debian's package, which needs apt-get but no root."""
+    raw = target / "FashionMNIST" / "raw"
     try:
-        datasets.FashionMNIST(target, download=True)
+        for file, (sha256, _) in FASHION_FILES.items():
+            packed = download(f"{FASHION_URL}/{file}.gz", sha256, raw)
+            (raw / file).write_bytes(gzip.decompress(packed.read_bytes()))
+            packed.unlink()
         return
     except (OSError, RuntimeError) as error:
-        tried = f"torchvision's mirror ({reason(error)})"
+        tried = f"its authors' repository ({reason(error)})"
     try:
-        raw = target / "FashionMNIST" / "raw"
-        raw.mkdir(parents=True, exist_ok=True)
         unpacked = debian_package("dataset-fashion-mnist", target / "package")
         for file in FASHION_FILES:
             packed = unpacked / "usr/share/datasets/fashion-mnist" / f"{file}.gz"
-            (raw / file).write_bytes(subprocess.run(["gzip", "-dc", packed], check=True, capture_output=True).stdout)
+            (raw / file).write_bytes(gzip.decompress(packed.read_bytes()))
         shutil.rmtree(unpacked)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unreachable(
@@ -291,8 +312,8 @@ def _fetch_fashion_mnist(target: Path) -> None:
 
 
 def _cifar(name: str, folder: Path) -> tuple[Split, Split, list[str]]:
-    url, md5, inner, label_bytes, names, train_files, test_file = CIFAR[name]
-    root = fetched(folder / name, archive(url, md5), title(name)) / inner
+    url, sha256, inner, label_bytes, names, train_files, test_file = CIFAR[name]
+    root = fetched(folder / name, archive(url, sha256), title(name)) / inner
 
     def split(files: list[str]) -> Split:
         records = np.concatenate([np.fromfile(root / file, np.uint8).reshape(-1, label_bytes + 3072) for file in files])
@@ -310,7 +331,7 @@ def _cifar(name: str, folder: Path) -> tuple[Split, Split, list[str]]:
 def _image_files(name: str, folder: Path) -> tuple[list[File], list[File], list[str]]:
     """(path, label) pairs for training and test, and the class names, of a data set that is a tree of image files."""
     if name == "flowers102":
-        root = fetched(folder / name, lambda target: datasets.Flowers102(target, download=True), title(name))
+        root = fetched(folder / name, _fetch_flowers102, title(name))
         splits = {split: datasets.Flowers102(root, split=split) for split in ("train", "val", "test")}
         files = {k: list(zip(v._image_files, v._labels, strict=True)) for k, v in splits.items()}
         return files["train"] + files["val"], files["test"], list(datasets.Flowers102.classes)
@@ -330,6 +351,13 @@ def _image_files(name: str, folder: Path) -> tuple[list[File], list[File], list[
     if len(classes) < 2:
         raise ValueError(f"{root / 'train'} has {len(classes)} class folder(s); a classifier needs at least 2")
     return listed(root / "train", classes), listed(test, classes), classes
+
+
+def _fetch_flowers102(target: Path) -> None:
+    inner = target / "flowers-102"  # where torchvision looks
+    archive(f"{FLOWERS_URL}/102flowers.tgz", FLOWERS_FILES["102flowers.tgz"])(inner)
+    for file in ("imagelabels.mat", "setid.mat"):
+        download(f"{FLOWERS_URL}/{file}", FLOWERS_FILES[file], inner)
 
 
 def _imagenet(root: Path) -> tuple[list[File], list[File], list[str]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from dilib import distributed, losses
+from dilib.checks import check_positive, check_whole
 from dilib.classifier import Classifier, Frozen, Preprocessing
 from dilib.data import Split
 from dilib.evaluation import accuracy, glimpse, split_accuracy
@@ -44,6 +45,8 @@ class DistillationSettings:
     def __post_init__(self):
         if self.decay not in ("step", "linear"):
             raise ValueError(f"decay {self.decay!r} is unknown; choose step or linear")
+        check_whole(self, "rounds", "updates", "batch_size")
+        check_positive(self, "lr", "temperature")
 
     def lr_factor(self, update: int) -> float:
         """What the learning rate is multiplied by at an update, counted from 0 over the whole run."""

@@ -1,6 +1,7 @@
 """Files from elsewhere: fetched on first use, checked, and whole or not there at all."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
@@ -9,7 +10,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torchvision.datasets.utils import download_and_extract_archive
+from torch.hub import download_url_to_file
+from torchvision.datasets.utils import extract_archive
 
 TIMEOUT = 15  # seconds without an answer before a source counts as unreachable
 
@@ -44,9 +46,24 @@ def fetched(folder: Path, fetch: Callable[[Path], object], title: str) -> Path:
     return folder
 
 
-def archive(url: str, md5: str) -> Callable[[Path], None]:
+def download(url: str, sha256: str, folder: Path) -> Path:
+    """A file from the network, by HTTPS, in the folder. Raises OSError, or RuntimeError for another SHA-256."""
+    if not url.startswith("https://"):
+        raise ValueError(f"{url} is not to be had by HTTPS; give an address that is")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / url.rsplit("/", 1)[1]
+    download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+    return path
+
+
+def archive(url: str, sha256: str) -> Callable[[Path], None]:
     """What `fetched` can be given: download an archive, check it, and unpack it."""
-    return lambda target: download_and_extract_archive(url, str(target), md5=md5, remove_finished=True)
+    return lambda target: extract_archive(download(url, sha256, target), str(target), remove_finished=True)
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Whether the file is there and has this SHA-256."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def debian_package(name: str, target: Path) -> Path:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dilib import losses
+from dilib.checks import check_positive, check_seed
 from dilib.classifier import Classifier, Preprocessing, Size, frozen_copy, sides
 from dilib.feature_statistics import FeatureStatistics, Observed
 from dilib.structure import undisturbed
@@ -86,8 +87,9 @@ class Schedule:
             raise ValueError(f"decay {self.decay!r} is unknown; choose constant or cosine")
         if not self.stages or not all(map(_is_stage, self.stages)):
             raise ValueError(f"stages {self.stages} must be (resolution, updates) pairs, each at least 1")
-        if not self.jitter >= 0:
+        if not 0 <= self.jitter < float("inf"):
             raise ValueError(f"jitter {self.jitter} is out of range; choose 0 (none) or more pixels")
+        check_positive(self, "lr")
         if not 0 <= self.warm_start < 1:
             raise ValueError(f"warm_start {self.warm_start} is out of range; choose 0 (noise alone) to below 1")
         if bool(self.warm_start) != (self.warm_updates > 0):
@@ -190,6 +192,7 @@ def updates(
     in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
     schedule's warm start. The images are the ones being optimised, not a copy. Raises ValueError for bad input at once.
     """
+    check_seed(seed, bits=63)
     schedule = schedule.sized(teacher.preprocessing.size)
     if objective.alpha_f > 0:
         statistics = statistics or FeatureStatistics.from_batchnorm(teacher.network)
@@ -258,7 +261,7 @@ def _seeded(terms_of: Callable[[Tensor], Tensor], seed: int, images: Tensor) -> 
     done = itertools.count()
 
     def seeded(view: Tensor) -> Tensor:
-        with undisturbed(seed * UPDATE_SEEDS + next(done)):
+        with undisturbed((seed * UPDATE_SEEDS + next(done)) % 2**63):
             return terms_of(view)
 
     return seeded

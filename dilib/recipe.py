@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dilib.artifacts import fingerprint, fingerprint_of, plain
+from dilib.checks import check_seed
 from dilib.classifier import Classifier
 from dilib.feature_statistics import FeatureStatistics
 from dilib.inversion import Inversion, Objective, Schedule, balanced_labels, invert
@@ -49,6 +50,9 @@ class Recipe:
     shuffled: bool = False
     statistics: FeatureStatistics | None = None  # in place of BatchNorm's
     rival: Rival | None = None  # for R_compete
+
+    def __post_init__(self):
+        check_seed(self.seed)
 
     @property
     def card(self) -> dict:

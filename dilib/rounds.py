@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dilib import precision as precisions
 from dilib.artifacts import load_tensors, save_tensors
+from dilib.checks import check_gradients, check_seed
 from dilib.structure import undisturbed
 
 ROUND_SEEDS = 100_003  # round i of a run with seed s draws random numbers from seed s·ROUND_SEEDS + i
@@ -39,6 +40,9 @@ class Run:
     on_round: Callable[[int], object] = lambda done: None
     saves: bool = True
 
+    def __post_init__(self):
+        check_seed(self.seed)
+
     def of(self, precision: torch.dtype, saves: bool = True) -> "Run":
         """The run of a network that computes in this precision: another one's checkpoint is another run's."""
         return replace(self, card={**self.card, "precision": precisions.name(precision)}, saves=saves)
@@ -57,6 +61,7 @@ def in_rounds(
     all `parts` is saved, so that a run which is stopped ends with the numbers of one which is not.
     Raises FloatingPointError when the loss stops being finite.
     """
+    check_gradients()
     done, history = _restored(parts, run)
     for index in range(done, rounds):
         started = time.perf_counter()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from dilib.checks import check_positive, check_whole
 from dilib.classifier import Classifier
 from dilib.data import Split
 from dilib.precision import autocast_logits
@@ -25,6 +26,10 @@ class TrainingSettings:
     weight_decay: float = 5e-4
     shift: int = 2
     flip: bool = True
+
+    def __post_init__(self):
+        check_whole(self, "epochs", "batch_size")
+        check_positive(self, "lr")
 
 
 def train(

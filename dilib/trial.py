@@ -1,11 +1,13 @@
 """What is tried before images are made, so that a network that can't be inverted is refused in one line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from dilib.checks import check_gradients
 from dilib.classifier import Classifier, Size, frozen_copy, sides
 from dilib.downloads import reason
 from dilib.feature_statistics import FeatureStatistics, Observed
@@ -36,10 +38,11 @@ def tried(
     are. Raises ValueError for a network in training mode, that does not take such images or changes them, that gives no
     logits (N, K) with a gradient, or whose copy gives other logits; it speaks of the network by its `role`.
     """
+    check_gradients()
     _check_evaluation_mode(classifier.network, role)
     for size in sorted(set(map(sides, sizes)), reverse=True):
         images = _noise(classifier, classifier.preprocessing.channels, size)
-        with undisturbed():
+        with undisturbed(), _buffers_kept(classifier.network):
             before = _random_states()
             logits = _logits(classifier, images, size, role)
             random = not all(map(torch.equal, before, _random_states()))
@@ -55,6 +58,23 @@ def _check_evaluation_mode(network: nn.Module, role: str) -> None:
         raise ValueError(
             f"{role} can't be used while {place} is in training mode; call {role.split()[-1]}.eval() first"
         )
+
+
+@contextmanager
+def _buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Afterwards the network's buffers are as before, whatever its forward does to them."""
+    before = [
+        (layer, name, buffer, buffer.clone())
+        for layer in network.modules()
+        for name, buffer in layer.named_buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        for layer, name, buffer, value in before:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+            setattr(layer, name, buffer)
 
 
 def _noise(classifier: Classifier, channels: int, size: Size) -> Tensor:

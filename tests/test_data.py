@@ -250,9 +250,9 @@ def test_fashion_mnist_that_cannot_be_had_says_what_was_tried(tmp_path, monkeypa
     def unreachable(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(data.datasets, "FashionMNIST", unreachable)
+    monkeypatch.setattr(data, "download", unreachable)
     monkeypatch.setattr(data, "debian_package", unreachable)
-    with pytest.raises(Unreachable, match=r"tried torchvision's mirror .*no route.* and Debian's package") as error:
+    with pytest.raises(Unreachable, match=r"tried its authors' repository .*no route.* and Debian's package") as error:
         data.load("fashion_mnist", tmp_path)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []

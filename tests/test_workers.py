@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from processes import alive, until, workers
 
 from dilib.experiments.table1_transfer import student_cell
 from dilib.study.cells import Study
 from dilib.study.scales.settings import PAIRS
-from dilib.study.workers import side_by_side
+from dilib.study.workers import WorkerDied, side_by_side
 from dilib.timing import one_thread
 
 ORPHANS = """
@@ -37,6 +38,10 @@ def double(value):
 def sleep(folder, index):
     (Path(folder) / f"{index}.pid").write_text(str(os.getpid()))
     time.sleep(300)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_results_come_in_order_from_other_processes():
@@ -64,30 +69,23 @@ def test_an_error_in_one_cell_reaches_the_caller():
         side_by_side([partial(double, value) for value in (1, -1, 2)], jobs=2)
 
 
-def test_workers_do_not_outlive_a_parent_killed_with_sigkill(tmp_path):
+def test_a_killed_worker_is_told_of_in_one_line():
+    with pytest.raises(WorkerDied, match=r"^a worker process died, most often because memory ran out; the same") as it:
+        side_by_side([partial(os.kill, 0, 0), die], jobs=2)
+    assert "\n" not in str(it.value)
+
+
+@pytest.mark.parametrize("when", ["importing", "working"])
+def test_workers_do_not_outlive_a_parent_killed_with_sigkill(tmp_path, when):
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
     script = tmp_path / "parent.py"
     script.write_text(ORPHANS)
     parent = subprocess.Popen([sys.executable, script, tmp_path], env=environment)
     files = [tmp_path / f"{index}.pid" for index in (0, 1)]
     try:
-        until(lambda: all(file.exists() and file.read_text() for file in files))
+        until(lambda: all(file.exists() for file in files) if when == "working" else len(workers(parent.pid)) == 2)
+        children = workers(parent.pid)
     finally:
-        parent.send_signal(signal.SIGKILL)
+        parent.kill()
         parent.wait()
-    until(lambda: not any(alive(int(file.read_text())) for file in files))
-
-
-def until(condition, seconds=60):
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline
-        time.sleep(0.1)
-
-
-def alive(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    until(lambda: not any(map(alive, children)), seconds=10)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dilib.checks import check_positive, check_whole
 from dilib.classifier import Classifier, Frozen, Preprocessing, head_of, logits_and_features, sides
 from dilib.distillation import DistillationSettings, scaled_distillation
 from dilib.evaluation import accuracy, glimpse
@@ -33,6 +34,10 @@ class GeneratorSettings:
     one_hot: float = 1.0
     activation: float = 0.1
     entropy: float = 5.0
+
+    def __post_init__(self):
+        check_whole(self, "latents", "width")
+        check_positive(self, "lr")
 
 
 class Generator(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dilib.checks import check_positive, check_whole
 from dilib.classifier import Preprocessing
 from dilib.data import Data, Split
 from dilib.inversion import balanced_labels
@@ -37,6 +38,8 @@ class GanSettings:
     def __post_init__(self):
         if not 0 <= self.average < 1:
             raise ValueError(f"average {self.average} is out of range; choose 0 (none) to below 1")
+        check_whole(self, "rounds", "updates", "batch_size", "latents", "width")
+        check_positive(self, "lr")
 
 
 class ConditionalGenerator(nn.Module):

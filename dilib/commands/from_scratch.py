@@ -10,6 +10,7 @@ import torch
 
 from dilib import distributed
 from dilib.artifacts import plain
+from dilib.checks import check_seed
 from dilib.downloads import Unreachable
 from dilib.experiments.image_sources import SOURCES
 from dilib.experiments.table6_from_scratch import SCHEDULES, student_cell, taught
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _teach_together(options: argparse.Namespace, rank: int) -> str:
     if options.schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {options.schedule!r}; choose from {', '.join(SCHEDULES)}")
+    check_seed(options.seed)
     # The study's artifacts, which all processes share, say its precision.
     study = Study.open(options.scale, options.dataset, options.results, options.artifacts)
     settings = study.scale.from_scratch

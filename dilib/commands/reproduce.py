@@ -14,6 +14,7 @@ import papermill
 
 from dilib import data
 from dilib.artifacts import write_atomically
+from dilib.checks import check_seed
 from dilib.downloads import Unreachable
 from dilib.progress import TERMINAL_BARS
 from dilib.study import notebooks, report
@@ -71,15 +72,27 @@ def _studies(sources: list[Path], options: argparse.Namespace) -> dict[Path, Stu
     """Each notebook's study; those that take no data set are about ImageNet classifiers and have one of their own."""
     if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
         raise ValueError(f"seeds {options.seeds!r} are not whole numbers; write them as in 0,1,2")
+    for seed in _seeds(options):
+        check_seed(seed)
     if not 1 <= options.pairs <= 3:
         raise ValueError(f"pairs {options.pairs} is out of range; choose 1, 2 or 3")
     _added(options)
+    for path in (options.results, options.artifacts):
+        _check_path(path)
     named = {path: "dataset" in papermill.inspect_notebook(path) for path in sources}
     study = _open_study(options) if any(named.values()) else None
     imagenet = (
         None if all(named.values()) else Study.open(options.scale, "imagenet", options.results, options.artifacts)
     )
     return {path: study if takes_name else imagenet for path, takes_name in named.items()}
+
+
+def _check_path(path: str) -> None:
+    """Raise ValueError for a name that notebooks, which are UTF-8, can't hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path!r} can't be read in this locale; choose another name, or set PYTHONUTF8=1") from error
 
 
 def _added(options: argparse.Namespace) -> list[str]:
@@ -108,15 +121,13 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace, run: Path) -
     """Execute one notebook and print the tables it wrote; whether it ran to its end."""
     print(f"\n{notebook.stem}", flush=True)
     tables, before, started = _versions(study.results, "table*.md"), cells_made(run), time.perf_counter()
-    failed = None
+    kept = study.results / "notebooks" / notebook.name
     try:
-        executed = notebooks.execute(notebook, _parameters(notebook, study, options))
+        write_atomically(kept, notebooks.execute(notebook, _parameters(notebook, study, options)).encode())
     except notebooks.NotebookFailed as error:
         print(f"error in {notebook.name}: {error}", file=sys.stderr)
-        failed, executed = error, error.executed
-    with contextlib.suppress(OSError) if failed else contextlib.nullcontext():  # the first error is the one shown
-        write_atomically(study.results / "notebooks" / notebook.name, executed.encode())
-    if failed:
+        with contextlib.suppress(OSError):  # the first error is the one to be shown
+            write_atomically(kept, error.executed.encode())
         return False
     seconds, made = time.perf_counter() - started, cells_made(run) - before
     if made:
@@ -125,6 +136,10 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace, run: Path) -
     for path, _ in sorted(_versions(study.results, "table*.md") - tables):
         print(f"\n{path.read_text('utf-8')}", end="", flush=True)
     return True
+
+
+def _seeds(options: argparse.Namespace) -> list[int]:
+    return [int(seed) for seed in options.seeds.split(",")]
 
 
 def _versions(folder: Path, pattern: str) -> set[tuple[Path, int]]:
@@ -139,7 +154,7 @@ def _parameters(notebook: Path, study: Study, options: argparse.Namespace) -> di
         "dataset": study.dataset,
         "results": str(Path(options.results).resolve()),
         "artifacts": str(Path(options.artifacts).resolve()),
-        "seeds": [int(seed) for seed in options.seeds.split(",")],
+        "seeds": _seeds(options),
         "pairs": options.pairs,
         "added": _added(options),
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dilib import distributed
+from dilib.checks import check_seed
 from dilib.downloads import Unreachable
 from dilib.experiments.teachers import imagenet_maker, maker_of
 from dilib.networks import IMAGENET_CLASSES, check_imagenet_name
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}; finished batches are whole: mend that, and run this again", file=sys.stderr)
+        print(f"error: {error}; mend that, and the same command goes on", file=sys.stderr)
         return 2
     return 0
 
@@ -78,14 +79,14 @@ def _recipe(options: argparse.Namespace) -> tuple[Recipe, Sequence[str]]:
         raise ValueError(f"unknown teacher {name!r}; choose from {', '.join(scale.schedule)}")
     if not options.dataset:
         check_imagenet_name(name)
-    # A pool of another teacher's is refused before this one is loaded, or even trained.
+    # All that can be refused is, before the teacher is loaded, or even trained.
+    check_seed(options.seed)
     check_card(Path(options.pool), {"teacher": name})
     study = Study.open(options.scale, options.dataset or "imagenet", options.artifacts, options.artifacts)
-    teacher = maker_of(study, name) if options.dataset else imagenet_maker(study, name)
-    recipe, names = teacher.recipe(), study.data.classes if options.dataset else IMAGENET_CLASSES
-    if options.classes:
-        recipe = replace(recipe, classes=_indices(options.classes, len(names)))
-    return replace(recipe, batch_size=options.batch_size or recipe.batch_size, seed=options.seed), names
+    names = study.data.classes if options.dataset else IMAGENET_CLASSES
+    classes = tuple(range(len(names))) if options.classes is None else _indices(options.classes, len(names))
+    recipe = (maker_of(study, name) if options.dataset else imagenet_maker(study, name)).recipe(options.seed)
+    return replace(recipe, classes=classes, batch_size=options.batch_size or recipe.batch_size), names
 
 
 def _indices(text: str, count: int) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from dilib import losses
+from dilib.checks import check_gradients, check_whole
 from dilib.classifier import Classifier, Frozen
 from dilib.downloads import reason
 from dilib.structure import copied, undisturbed
@@ -45,6 +46,9 @@ class PruningSettings:
     def __post_init__(self):
         if self.loss not in LOSSES:
             raise ValueError(f"loss {self.loss!r} is unknown; choose from {', '.join(LOSSES)}")
+        check_whole(self, "filters", "group", "batches", "batch_size")
+        if not 0 <= self.eta < float("inf"):
+            raise ValueError(f"eta {self.eta} is out of range; choose a finite number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -293,6 +297,7 @@ def prune(
     so in the result.
     Raises ValueError for what is missing, and for a network whose filters can't be removed.
     """
+    check_gradients()
     if milliseconds is None and (target.kind == "latency" or settings.eta):
         raise ValueError("a latency target, or eta above 0, needs a look-up table of latencies; measure one first")
     groups = coupled(classifier)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dilib import losses
+from dilib.checks import check_gradients, check_positive, check_whole
 from dilib.classifier import Classifier, Frozen, head_of
 from dilib.data import Split
 from dilib.feature_statistics import batchnorm_layers
@@ -45,6 +46,10 @@ class ExtensionSettings:
     shift: int = 2
     flip: bool = True
     trained: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_whole(self, "updates", "batch_size", "images_per_class")
+        check_positive(self, "lr", "clip")
 
     def lr_factor(self, update: int) -> float:
         """What the learning rate is multiplied by at an update, counted from 0."""
@@ -160,6 +165,7 @@ def learn_new_classes(
 
     BatchNorm stays frozen. Raises FloatingPointError when the loss is not finite at the end.
     """
+    check_gradients()
     frozen = old.frozen()
     _freeze_all_but(extended, settings.trained)
     schedule = sgd(extended, settings, settings.lr_factor)

@@ -1,12 +1,14 @@
 """Notebooks executed headlessly by papermill: what came out, or in one line what went wrong."""
 
+import logging
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import papermill
-from nbclient.exceptions import DeadKernelError
+import psutil
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
@@ -38,11 +40,13 @@ class _InMemory:
 
 _written = _InMemory()
 papermill_io.register(MEMORY, _written)
+logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it would tell of a dead kernel at length
 
 
 def execute(notebook: Path, parameters: dict) -> str:
     """The executed notebook, as it is to be kept. Raises NotebookFailed."""
     output = f"{MEMORY}{notebook.name}"
+    _written.texts.pop(output, None)
     try:
         papermill.execute_notebook(
             notebook,
@@ -58,13 +62,18 @@ def execute(notebook: Path, parameters: dict) -> str:
         why = " ".join(f"{error.ename}: {error.evalue}".split())
         if error.ename in ("OSError", "PermissionError"):
             why += "; mend that, and the same command goes on"
-        raise NotebookFailed(why, _cleaned(_written.texts[output])) from error
-    except DeadKernelError as error:
-        raise NotebookFailed(
-            "its kernel died, most often because memory ran out; the same command goes on from what is finished",
-            _cleaned(_written.texts[output]),
-        ) from error
-    return _cleaned(_written.texts[output])
+    except RuntimeError as error:
+        if "Kernel died" not in str(error):
+            raise
+        why = "its kernel died, most often because memory ran out; the same command goes on from what is finished"
+    except (KeyboardInterrupt, SystemExit):
+        for process in psutil.Process().children(recursive=True):  # a kernel that begins is not stopped by papermill
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
+    else:
+        return _cleaned(_written.texts[output])
+    raise NotebookFailed(why, _cleaned(_written.texts[output]) if output in _written.texts else "")
 
 
 def _cleaned(text: str) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
 
 import torch
 
@@ -45,7 +44,10 @@ def side_by_side(calls: Sequence[Callable[[], object]], jobs: int) -> list:
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
-                raise WorkerDied(_obituary(workers)) from None
+                raise WorkerDied(
+                    "a worker process died, most often because memory ran out; the same command goes on from what is "
+                    "finished, and with OMP_NUM_THREADS=1 it takes less memory"
+                ) from None
             if not isinstance(error, Exception):
                 for worker in workers:
                     worker.terminate()
@@ -60,13 +62,3 @@ def _interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _obituary(workers: Sequence[BaseProcess]) -> str:
-    # Those that were well are terminated when one of them dies.
-    codes = {worker.exitcode for worker in workers} - {None, 0, -signal.SIGTERM}
-    causes = [signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in sorted(codes)]
-    return (
-        f"a worker process died ({', '.join(causes) or 'no reason is known'}), most often because memory ran out; the "
-        "same command goes on from what is finished, and with OMP_NUM_THREADS=1 it takes less memory"
-    )
