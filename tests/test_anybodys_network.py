@@ -627,3 +627,36 @@ def test_a_name_of_timms_without_timm_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(networks, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"timm/resnet18 needs timm; get it by pip install 'dilib\[timm\]'"):
         networks.check_imagenet_name("timm/resnet18")
+
+
+class Remembering(nn.Module):
+    """Normalises by the batch in evaluation mode, too, and moves its statistics as it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = small()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images):
+        self.calls = self.calls + 1
+        return F.batch_norm(self.body(images), self.mean, self.var, training=True)
+
+
+def bn_in_training():
+    network = small()
+    network[4].train()
+    return network
+
+
+@pytest.mark.parametrize("make", [bn_in_training, lambda: Remembering().eval()])
+def test_a_network_is_left_as_it_was(make):
+    network = make()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    try:
+        invert(Classifier(network, of_size(16)), [1, 2], DI, ONE_UPDATE)
+    except ValueError as error:
+        assert "its layer 4 is in training mode" in str(error)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.state_dict().keys() == before.keys()

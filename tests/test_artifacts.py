@@ -30,3 +30,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         save_tensors(path, {"a": torch.zeros(2)}, CARD)
     assert torch.equal(load_tensors(path, CARD)[0]["a"], torch.ones(2))
+
+
+def test_no_byte_can_change_unnoticed(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, {"a": torch.arange(3.0), "b": torch.tensor([True])}, CARD)
+    whole = path.read_bytes()
+    assert load_tensors(path, CARD) is not None
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert load_tensors(path, CARD) is None, f"byte {place}"

@@ -54,6 +54,19 @@ def test_a_folder_may_name_itself(tmp_path):
     assert (data.title(name), data.slug(name)) == ("Pets (JPEG)", "folder-pets")
 
 
+def test_a_title_is_one_line_of_at_most_80_characters(tmp_path):
+    for text, expected in (
+        ("  My\n own \t set\x1b[31m\u202e ", "My own set[31m"),
+        ("x" * 200, "x" * 80),
+        ("\x00 \n", "mine"),
+    ):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / "title.txt").write_text(text)
+        assert data.title(f"folder:{tmp_path / 'mine'}") == expected
+    (tmp_path / "mine" / "title.txt").write_bytes(b"caf\xe9")
+    assert data.title(f"folder:{tmp_path / 'mine'}") == "caf\N{REPLACEMENT CHARACTER}"
+
+
 def test_a_changed_folder_is_decoded_again(tmp_path):
     name = write_images(tmp_path / "pets")
     data.load(name, tmp_path / "cache")

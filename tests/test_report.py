@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -57,6 +58,22 @@ def test_every_study_but_ci_s_is_in_the_report_under_its_own_name(results):
     page = (results / "REPORT.html").read_text()
     assert "<table>" in page
     assert "My own (JPEG)" in page
+
+
+def test_what_comes_from_elsewhere_is_shown_as_text(results):
+    script = "<script>alert(1)</script>"
+    study(results, "laptop/folder-evil", f"{script} ![x](https://elsewhere/x.png) | $x$\n" * 3, {1: script}, seeds=1)
+    table = results / "laptop" / "folder-evil" / "table1.md"
+    table.write_text(f"{script} <img src=x onerror=alert(1)> [link](javascript:alert(1))\n")
+    assert report.main(["--results", str(results)]) == 0
+    page = (results / "REPORT.html").read_text()
+    for tag in ("<script", "<img src=x", '<img src="https', 'href="javascript'):
+        assert tag not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "default-src 'none'" in page
+    line = next(line for line in (results / "REPORT.md").read_text().splitlines() if line.startswith("| 1. Noise"))
+    header = next(line for line in (results / "REPORT.md").read_text().splitlines() if line.startswith("| claim"))
+    assert len(re.findall(r"(?<!\\)\|", header)) == len(re.findall(r"(?<!\\)\|", line)) == 5
 
 
 def test_an_experiment_without_numbers_counts_as_not_run(results):

@@ -55,19 +55,23 @@ def test_two_processes_share_one_results_folder(tmp_path):
 import time
 from dilib.study import claims
 from dilib.study.cells import Cell, Study
+from dilib.study.scratch import cells_made, scratch
 study = Study.open("smoke", "digits", {str(tmp_path / "results")!r}, {str(tmp_path / "artifacts")!r})
 def work(i):
     with open({str(tmp_path / "log")!r}, "a") as log:
         log.write(f"{{i}}\\n")
     time.sleep(0.05)
     return {{"top1": float(i)}}
-for i in range(8):
-    study.result(Cell(f"c{{i}}", {{}}, lambda: work(i)))
-    claims.decide(study, i % 16 + 1, True, True, f"evidence {{i}}")
+with scratch() as run:
+    for i in range(8):
+        study.result(Cell(f"c{{i}}", {{}}, lambda: work(i)))
+        claims.decide(study, i % 16 + 1, True, True, f"evidence {{i}}")
+    print(cells_made(run))
 """
     with ThreadPoolExecutor(2) as executor:
-        runs = list(executor.map(lambda _: subprocess.run([sys.executable, "-c", script]), range(2)))
-    assert [run.returncode for run in runs] == [0, 0]
+        command = [sys.executable, "-c", script]
+        runs = list(executor.map(lambda _: subprocess.run(command, check=True, stdout=subprocess.PIPE), range(2)))
+    assert sum(int(run.stdout) for run in runs) == 8, "a cell counts for the run that made it"
     assert sorted((tmp_path / "log").read_text().split()) == [str(i) for i in range(8)], "each cell ran once"
     cells = [json.loads(path.read_text()) for path in (tmp_path / "results").rglob("c*.json")]
     assert sorted(cell["metrics"]["top1"] for cell in cells) == list(range(8))

@@ -119,9 +119,9 @@ def test_a_full_disk_is_one_line_and_leaves_what_is_whole(alone, tmp_path, monke
     monkeypatch.setattr("os.fsync", full_after_two_files)
     (tmp_path / "artifacts").symlink_to(alone / "artifacts")
     assert synthesize.main(command(tmp_path)[3:]) == 2
-    assert (
-        "No space left on device; finished batches are whole: mend that, and run this again" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    assert "No space left on device: '" in told
+    assert "; mend that, and the same command goes on" in told
     left = {path.name for path in tmp_path.glob("pool/**/*") if path.is_file() and path.suffix != ".lock"}
     assert left == {"card.json", "batch-00000.safetensors"}
 
@@ -134,6 +134,11 @@ def test_a_full_disk_is_one_line_and_leaves_what_is_whole(alone, tmp_path, monke
         (["--teacher", "resnet19"], "unknown teacher 'resnet19'; choose from vgg11_bn, resnet34"),
         (["--classes", "1,b"], "--classes '1,b' are not whole numbers from 0 to 9; write them as in 1,9,22"),
         (["--classes", "1,10"], "--classes '1,10' are not whole numbers from 0 to 9; write them as in 1,9,22"),
+        (["--classes", ""], "--classes '' are not whole numbers from 0 to 9; write them as in 1,9,22"),
+        (
+            ["--seed", str(2**64)],
+            "seed 18446744073709551616 is out of range; choose a whole number from 0 to 4294967295",
+        ),
         (["--images", "0"], "--images is 0; give at least 1"),
         (["--batch-size", "0"], "--batch-size is 0; give at least 1"),
         (["--scale", "tiny"], "unknown scale 'tiny'; choose from smoke, "),
@@ -146,3 +151,9 @@ def test_bad_input_is_one_line_before_any_work(alone, capsys, changed, message):
     assert message in error
     assert len(error.splitlines()) == 1
     assert contents(alone) == before
+
+
+def test_classes_that_a_data_set_has_not_are_refused_before_its_teacher_is_trained(tmp_path, capsys):
+    assert synthesize.main([*command(tmp_path)[3:], "--classes", "10"]) == 2
+    assert "--classes '10' are not whole numbers from 0 to 9" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.safetensors"))

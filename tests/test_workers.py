@@ -89,3 +89,19 @@ def test_workers_do_not_outlive_a_parent_killed_with_sigkill(tmp_path, when):
         parent.kill()
         parent.wait()
     until(lambda: not any(map(alive, children)), seconds=10)
+
+
+def test_an_interrupt_stops_workers_at_once(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    script = tmp_path / "parent.py"
+    script.write_text(ORPHANS)
+    with open(tmp_path / "err.txt", "w") as err:
+        parent = subprocess.Popen(
+            [sys.executable, script, tmp_path], env=environment, stderr=err, start_new_session=True
+        )
+    until(lambda: all((tmp_path / f"{index}.pid").exists() for index in (0, 1)))
+    children = workers(parent.pid)
+    os.killpg(parent.pid, signal.SIGINT)  # as JupyterLab does
+    parent.wait(timeout=10)
+    until(lambda: not any(map(alive, children)), seconds=5)
+    assert (tmp_path / "err.txt").read_text().count("Traceback") == 1, "the parent's own, and none of a worker's"

@@ -126,7 +126,7 @@ class Study:
                 write_atomically(path, (json.dumps(name_of(wanted or fastest(self.device))) + "\n").encode())
             try:
                 begun_in = named(json.loads(path.read_bytes()))
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 raise damaged(path, error) from error
         if wanted not in (None, begun_in):
             raise ValueError(

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from dilib.artifacts import write_atomically
 from dilib.study.cells import Study
 
 COLOURS = sns.color_palette("colorblind")  # safe for the colour-blind
@@ -90,7 +91,7 @@ def save(figure: Figure, path: Path, most: int = 300_000) -> None:
     while len(encoded) > most:
         encoded = _palette_png(picture.resize([round(side * shrink) for side in picture.size]))
         shrink *= min(0.95, (most / len(encoded)) ** 0.5)
-    path.write_bytes(encoded)
+    write_atomically(path, encoded)
 
 
 def _palette_png(picture: Image.Image) -> bytes:
