@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,8 @@ from dilib.provenance import commit, default_device, provenance
 from dilib.study import plots
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what is asked for; 0 on success, 2 where what there is already is damaged."""
     parser = argparse.ArgumentParser(prog="python -m dilib.commands.benchmark", description=__doc__)
     parser.add_argument("--results", default="results", help="folder for results")
     parser.add_argument("--only", choices=["rows", "processes"], help="one part; the other keeps what it has")
@@ -34,7 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
     described = {**provenance(device), "commit": commit(), "precision": precision.name(dtype)}
     name = described.pop("device")
     path = Path(options.results) / "bench" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-    content = read_json(path) if path.exists() else {"device": name, "measured_with": {}}
+    try:
+        content = read_json(path) if path.exists() else {"device": name, "measured_with": {}}
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for part, found in parts.items():
         if options.only not in (None, part):
             continue
@@ -47,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     if content.get("rows"):
         plots.save(plots.step_times(pd.DataFrame(content["rows"])), path.with_suffix(".png"))
     print(f"The benchmark is {path}")
+    return 0
 
 
 def as_table(rows: Sequence[Row | Throughput]) -> str:
@@ -55,4 +62,4 @@ def as_table(rows: Sequence[Row | Throughput]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

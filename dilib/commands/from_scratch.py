@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FloatingPointError, Unreachable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}; mend that, and the same command goes on", file=sys.stderr)
+        return 2
     return 0
 
 

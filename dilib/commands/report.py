@@ -54,14 +54,12 @@ def _write(results: Path, readme: Path | None) -> None:
     found = studies(results)
     if not found:
         raise ValueError(f"no results in {results}; run `make reproduce` first")
-    differences = ""
-    if readme:
-        before = readme.read_text("utf-8")
-        differences = _section(before, DIFFERENCES)
-        write_atomically(readme, _renewed(before, summaries(found)).encode())
-    text = overview(found, step_times.measured(results), differences)
+    before = readme.read_text("utf-8") if readme else ""
+    text = overview(found, step_times.measured(results), _section(before, DIFFERENCES))
     write_atomically(results / "REPORT.md", text.encode())
     write_atomically(results / "REPORT.html", _as_page(text).encode())
+    if readme:
+        write_atomically(readme, _renewed(before, summaries(found)).encode())
 
 
 def marks(name: str) -> tuple[str, str]:

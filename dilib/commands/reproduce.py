@@ -76,9 +76,9 @@ def _studies(sources: list[Path], options: argparse.Namespace) -> dict[Path, Stu
         check_seed(seed)
     if not 1 <= options.pairs <= 3:
         raise ValueError(f"pairs {options.pairs} is out of range; choose 1, 2 or 3")
+    for name in (options.results, options.artifacts, options.dataset, options.added):
+        _check_name(name or "")
     _added(options)
-    for path in (options.results, options.artifacts):
-        _check_path(path)
     named = {path: "dataset" in papermill.inspect_notebook(path) for path in sources}
     study = _open_study(options) if any(named.values()) else None
     imagenet = (
@@ -87,12 +87,12 @@ def _studies(sources: list[Path], options: argparse.Namespace) -> dict[Path, Stu
     return {path: study if takes_name else imagenet for path, takes_name in named.items()}
 
 
-def _check_path(path: str) -> None:
+def _check_name(name: str) -> None:
     """Raise ValueError for a name that notebooks, which are UTF-8, can't hold."""
     try:
-        path.encode()
+        name.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{path!r} can't be read in this locale; choose another name, or set PYTHONUTF8=1") from error
+        raise ValueError(f"{name!r} can't be read in this locale; choose another name, or set PYTHONUTF8=1") from error
 
 
 def _added(options: argparse.Namespace) -> list[str]:
@@ -126,8 +126,9 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace, run: Path) -
         write_atomically(kept, notebooks.execute(notebook, _parameters(notebook, study, options)).encode())
     except notebooks.NotebookFailed as error:
         print(f"error in {notebook.name}: {error}", file=sys.stderr)
-        with contextlib.suppress(OSError):  # the first error is the one to be shown
-            write_atomically(kept, error.executed.encode())
+        if error.executed:
+            with contextlib.suppress(OSError):  # the first error is the one to be shown
+                write_atomically(kept, error.executed.encode())
         return False
     seconds, made = time.perf_counter() - started, cells_made(run) - before
     if made:

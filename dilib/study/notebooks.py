@@ -18,9 +18,9 @@ MEMORY = "memory:"  # in place of a folder, where papermill is to write to
 
 
 class NotebookFailed(RuntimeError):
-    """A notebook that did not come to its end: why, in one line, and as much as was executed of it."""
+    """A notebook that did not come to its end: why, in one line; where a cell failed, with what was executed."""
 
-    def __init__(self, why: str, executed: str):
+    def __init__(self, why: str, executed: str | None = None):
         super().__init__(why)
         self.executed = executed
 
@@ -46,7 +46,6 @@ logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it would tell of a 
 def execute(notebook: Path, parameters: dict) -> str:
     """The executed notebook, as it is to be kept. Raises NotebookFailed."""
     output = f"{MEMORY}{notebook.name}"
-    _written.texts.pop(output, None)
     try:
         papermill.execute_notebook(
             notebook,
@@ -62,18 +61,19 @@ def execute(notebook: Path, parameters: dict) -> str:
         why = " ".join(f"{error.ename}: {error.evalue}".split())
         if error.ename in ("OSError", "PermissionError"):
             why += "; mend that, and the same command goes on"
+        raise NotebookFailed(why, _cleaned(_written.texts[output])) from error
     except RuntimeError as error:
         if "Kernel died" not in str(error):
             raise
-        why = "its kernel died, most often because memory ran out; the same command goes on from what is finished"
+        raise NotebookFailed(
+            "its kernel died, most often because memory ran out; the same command goes on from what is finished"
+        ) from error
     except (KeyboardInterrupt, SystemExit):
         for process in psutil.Process().children(recursive=True):  # a kernel that begins is not stopped by papermill
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         raise
-    else:
-        return _cleaned(_written.texts[output])
-    raise NotebookFailed(why, _cleaned(_written.texts[output]) if output in _written.texts else "")
+    return _cleaned(_written.texts[output])
 
 
 def _cleaned(text: str) -> str:
