@@ -62,7 +62,7 @@ def test_a_damaged_cell_is_made_again(study):
 def test_damaged_claims_stop_a_verdict_in_one_line(study):
     (study.results / "claims.csv").write_text("garbled")
     with pytest.raises(ValueError, match=r"claims.csv is damaged \(it has no column claim, verdict, evidence\); "):
-        claims.decide(study, 1, True, True, "evidence")
+        claims.leave_open(study, 1, "evidence")
 
 
 def test_a_study_s_precision_and_latencies(study, tmp_path):

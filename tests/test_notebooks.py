@@ -13,7 +13,8 @@ from every_cell import every_cell
 from dilib.artifacts import digest
 from dilib.commands.reproduce import main
 from dilib.study.cells import Study
-from dilib.study.paper import CLAIMS
+from dilib.study.claims import VERDICTS
+from dilib.study.criteria import CLAIMS
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -73,9 +74,9 @@ def test_tables_are_complete(run):
         assert len(tidy) == entries
         assert list(tidy)[:7] == ["table", "row", "column", "metric", "ours", "ours_std", "seeds"]
     claims = pd.read_csv(results / "claims.csv", index_col="claim")
-    assert len(claims) == 16
-    assert set(claims["verdict"]) <= {"confirmed", "mixed", "refuted", "not run"}
-    assert (claims.loc[[1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 15, 16], "verdict"] != "not run").all()
+    assert len(claims) == 18
+    assert set(claims["verdict"]) <= set(VERDICTS)
+    assert (claims.loc[[1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18], "verdict"] != "not run").all()
 
 
 def test_tables_hold_the_numbers_of_their_cells(run):
@@ -98,7 +99,7 @@ def test_verdicts_are_shown_whole(run):
     _, results = run
     evidence = pd.read_csv(results / "claims.csv", index_col="claim").loc[3, "evidence"]
     text = (results / "notebooks" / "02_table1_transfer.ipynb").read_text()
-    assert CLAIMS[3] in text
+    assert CLAIMS[3].statement in text
     assert evidence in text
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from dilib.commands import report
 from dilib.study import overview
-from dilib.study.paper import CLAIMS, EXPERIMENTS
+from dilib.study.claims import FAILS, HOLDS, IN_PART
+from dilib.study.criteria import CLAIMS
+from dilib.study.paper import EXPERIMENTS
 from dilib.study.tables import NOT_RUN
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +22,7 @@ def study(results, place, title, verdicts, seeds):
     (folder / "cells").mkdir(parents=True)
     cell = {"title": title, "metrics": {}, "settings": {}, "seconds": 90.0, "device": "a CPU", "commit": "abc"}
     (folder / "cells" / "teacher--seed0.json").write_text(json.dumps(cell))
-    claims = pd.DataFrame({"statement": CLAIMS, "verdict": NOT_RUN, "evidence": ""}).rename_axis("claim")
+    claims = pd.DataFrame({"verdict": NOT_RUN, "evidence": ""}, index=CLAIMS).rename_axis("claim")
     for claim, verdict in verdicts.items():
         claims.loc[claim, ["verdict", "evidence"]] = [verdict, f"measured in {title}"]
     claims.reset_index().to_csv(folder / "claims.csv", index=False)
@@ -32,9 +34,9 @@ def study(results, place, title, verdicts, seeds):
 
 @pytest.fixture
 def results(tmp_path):
-    study(tmp_path, "laptop/digits", "Digits", {1: "confirmed", 3: "refuted"}, seeds=2)
-    study(tmp_path, "gpu/folder-mine", "My own (JPEG)", {1: "mixed"}, seeds=0)
-    study(tmp_path, "smoke/digits", "Digits of CI", {2: "confirmed"}, seeds=1)
+    study(tmp_path, "laptop/digits", "Digits", {1: HOLDS, 3: FAILS}, seeds=2)
+    study(tmp_path, "gpu/folder-mine", "My own (JPEG)", {1: IN_PART}, seeds=0)
+    study(tmp_path, "smoke/digits", "Digits of CI", {2: HOLDS}, seeds=1)
     return tmp_path
 
 
@@ -46,8 +48,8 @@ def test_every_study_but_ci_s_is_in_the_report_under_its_own_name(results):
     assert report.main(["--results", str(results), "--readme", str(results / "readme.md")]) == 0
     text = (results / "REPORT.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| 1. Noise"))
-    assert [field.strip() for field in line.split("|")[2:4]] == ["confirmed", "mixed"]  # laptop before gpu
-    assert "- My own (JPEG), gpu: **mixed**. measured in My own (JPEG)" in text
+    assert [field.strip() for field in line.split("|")[2:4]] == [HOLDS, IN_PART]  # laptop before gpu
+    assert "- My own (JPEG), gpu: **holds in part**. measured in My own (JPEG)" in text
     assert "of CI" not in text
     assert "- one thing" in text
     readme = (results / "readme.md").read_text()
@@ -62,7 +64,7 @@ def test_every_study_but_ci_s_is_in_the_report_under_its_own_name(results):
 
 def test_what_comes_from_elsewhere_is_shown_as_text(results):
     script = "<script>alert(1)</script>"
-    study(results, "laptop/folder-evil", f"{script} ![x](https://elsewhere/x.png) | $x$\n" * 3, {1: script}, seeds=1)
+    study(results, "laptop/folder-evil", f"{script} ![x](https://elsewhere/x.png) | $x$\n" * 3, {1: HOLDS}, seeds=1)
     table = results / "laptop" / "folder-evil" / "table1.md"
     table.write_text(f"{script} <img src=x onerror=alert(1)> [link](javascript:alert(1))\n")
     assert report.main(["--results", str(results)]) == 0

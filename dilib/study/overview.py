@@ -8,7 +8,8 @@ import pandas as pd
 
 from dilib import data
 from dilib.study import claims, report
-from dilib.study.paper import CLAIMS, EXPERIMENTS, Experiment
+from dilib.study.criteria import CLAIMS
+from dilib.study.paper import EXPERIMENTS, Experiment
 from dilib.study.scales import SCALES
 from dilib.study.tables import NOT_RUN, in_markdown, markdown, read_csv
 
@@ -77,10 +78,14 @@ def _title(folder: Path) -> str:
 
 
 def summary(found: Sequence[Results]) -> str:
-    """A table of the verdicts on every claim, one column a study."""
-    verdicts = {each.name: claims.read(each.folder)["verdict"] for each in found}
-    table = pd.DataFrame({"claim": [f"{number}. {words}" for number, words in CLAIMS.items()]}, index=CLAIMS)
-    return markdown(table.join(pd.DataFrame(verdicts).replace(NOT_RUN, "")), index=False)
+    """A table of the verdicts on every claim, one column a study, and what each study finds as a whole."""
+    verdicts = {each.name: claims.read(each.folder) for each in found}
+    verdicts = {name: table for name, table in verdicts.items() if (table["verdict"] != NOT_RUN).any()}
+    table = pd.DataFrame({"claim": [f"{number}. {claim.statement}" for number, claim in CLAIMS.items()]}, index=CLAIMS)
+    columns = {name: table["verdict"] for name, table in verdicts.items()}
+    shown = table.join(pd.DataFrame(columns).replace(NOT_RUN, ""))
+    whole = [f"- {in_markdown(name)}: {claims.in_a_sentence(found)}" for name, found in verdicts.items()]
+    return "\n".join([markdown(shown, index=False), "", *whole])
 
 
 def key_numbers(found: Sequence[Results]) -> str:
@@ -135,11 +140,12 @@ def _evidence(found: Sequence[Results]) -> str:
     """What each verdict rests on."""
     verdicts = {each.name: claims.read(each.folder) for each in found}
     lines = ["### Evidence"]
-    for number, words in CLAIMS.items():
+    for number, claim in CLAIMS.items():
         rows = [(name, table.loc[number]) for name, table in verdicts.items()]
         rows = [(name, row.map(in_markdown)) for name, row in rows if row.verdict != NOT_RUN]
         said = [f"- {in_markdown(name)}: **{row.verdict}**. {row.evidence}" for name, row in rows]
-        lines.append(f"**{number}. {words}.**\n\n" + "\n".join(said or ["- not run"]))
+        held = "; ".join(map(str, claim.criteria.values()))
+        lines.append(f"**{number}. {claim.statement}.** Held to: {held}.\n\n" + "\n".join(said or ["- not run"]))
     return "\n\n".join(lines)
 
 

@@ -126,25 +126,6 @@ TABLE_8 = {  # student top-1 in percent with DI and ADI, by source of the featur
     "BatchNorm running statistics": (84.44, 90.68),
 }
 
-CLAIMS = {
-    1: "Noise teaches next to nothing; DeepDream little more",
-    2: "R_feature adds 40–69 points over DeepDream",
-    3: "R_compete adds 1–10 points more and comes within about 2 points of the teacher",
-    4: "The teacher labels all its images right, while the student finds ADI images harder than DI images",
-    5: "Other networks recognise DI images (80–94 %) and not DeepDream's (7–28 %)",
-    6: "DI's Inception Score is about ten times DeepDream's",
-    7: "Statistics of a hundred images serve as well as BatchNorm's",
-    8: "Fine-tuning a pruned network on DI images recovers over 54 points; ADI beats DI; real images beat both",
-    9: "At equal latency hardware-aware ranking beats plain Taylor; the look-up table predicts latency (R² ≥ 0.99)",
-    10: "Label-free ranking costs at most 0.7 points",
-    11: "A network can be taught from scratch, without data, to within a few points of its teacher",
-    12: "Continual learning with DI images is far ahead of LwF.MC and within about 2 points of the oracles",
-    13: "Continual learning gains nothing when new classes resemble old ones",
-    14: "Multi-resolution synthesis is 10× faster",
-    15: "Feature coverage grows with each ADI round",
-    16: "Nearest neighbours differ from the synthesised images: no memorising",
-}
-
 
 @dataclass(frozen=True)
 class Experiment:

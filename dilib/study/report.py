@@ -55,7 +55,9 @@ def write_report(study: Study) -> Path:
     for name, caption in FIGURES.items():
         if (study.results / f"{name}.png").exists():
             parts.append(f"![{caption}]({name}.png)\n\n*{caption}*\n")
-    parts.append(f"## Claims\n\n{markdown(claims.read(study.results).reset_index(), index=False)}\n")
+    verdicts = claims.read(study.results)
+    shown = markdown(verdicts.reset_index(), index=False)
+    parts.append(f"## Claims\n\n{shown}\n\n{claims.in_a_sentence(verdicts)}\n")
     parts.append(_how_it_was_made(study))
     path = study.results / "REPORT.md"
     write_atomically(path, "\n".join(parts).encode())

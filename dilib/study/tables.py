@@ -24,16 +24,22 @@ class Table:
 
     def __init__(self, study: Study, number: int):
         self.study, self.number, self._entries = study, number, []
+        self._by_seed: dict[tuple[str, str], pd.Series] = {}
 
     def add(
         self, row: str, column: str, found: Cell | Sequence[dict], paper: float | None = None, metric: str = "top1"
     ) -> None:
         """One entry: what `found`, a cell or finished ones, has of a metric, and the paper's number."""
         finished = self.study.finished(found) if isinstance(found, Cell) else found
-        values = pd.Series([cell["metrics"][metric] for cell in finished], dtype=float)
+        values = pd.Series({cell["seed"]: cell["metrics"][metric] for cell in finished}, dtype=float)
+        self._by_seed[row, column] = values
         entry = {"table": f"table{self.number}", "row": row, "column": column, "metric": metric}
         ours = {"ours": values.mean(), "ours_std": values.std(), "seeds": len(values)}
         self._entries.append({**entry, **ours, "paper": paper})
+
+    def by_seed(self, row: str, column: str) -> pd.Series:
+        """One entry's number for each seed; empty where there is none."""
+        return self._by_seed.get((row, column), pd.Series(dtype=float))
 
     @property
     def tidy(self) -> pd.DataFrame:

@@ -1,0 +1,104 @@
+"""Verdicts by criteria: limits from the paper's tables, what meets them, and three that are recomputed by hand."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dilib.study import claims
+from dilib.study.criteria import CLAIMS, Claim, Criterion
+
+RESULTS = Path(__file__).parent.parent / "results" / "laptop" / "fashion_mnist"
+CLAIM = Claim("A beats B by 40", {"gain": Criterion("gain", ">", 0)}, {"much": Criterion("gain", "≥", 40)})
+
+
+def seeds(*values):
+    return pd.Series(values, dtype=float)
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict", "said"),
+    [
+        ([seeds(45)], claims.HOLDS, "gain pair 0 45 points (> 0, ≥ 40)"),
+        ([seeds(45), seeds(39)], claims.IN_PART, "In part: gain ≥ 40 is not met. gain pair 0 45, pair 1 39 points"),
+        ([seeds(39.996)], claims.HOLDS, "pair 0 40 points"),
+        ([seeds(45), seeds(-1)], claims.FAILS, "Its direction fails at this scale. gain pair 0 45, pair 1 -1 points"),
+        ([seeds(44, 46, 45)], claims.HOLDS, "pair 0 45 ± 1 (3 seeds) points"),
+        ([seeds(38, 46)], claims.IN_PART, "In part: gain ≥ 40 is within the spread over seeds."),
+        ([seeds()], claims.NOT_RUN, ""),
+    ],
+)
+def test_a_claim_is_held_to_all_that_was_compared(gains, verdict, said):
+    units = {f"pair {index}": values for index, values in enumerate(gains)}
+    found, evidence = claims.judged(CLAIM, {"gain": units, "much": units})
+    assert found == verdict
+    assert said in evidence
+
+
+def test_what_was_not_measured_is_not_taken_for_met():
+    assert claims.judged(CLAIM, {"gain": {"": seeds(45)}}) == (
+        claims.IN_PART,
+        "In part: gain ≥ 40 not measured. gain 45 points (> 0)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("claim", "name", "limit"),
+    [
+        (1, "noise", 3.61),  # 13.61 − 10
+        (2, "much", 44.15),  # 83.82 − 39.67
+        (3, "gap", 2.16),  # 95.42 − 93.26
+        (5, "named", 80.1),
+        (6, "much", 9.774),  # 60.6 / 6.2
+        (7, "gap", 0.80),  # 84.44 − 83.64
+        (8, "much", 54.0),  # 55.9 − 1.9
+        (10, "cost", 0.7),  # 37.1 − 36.4
+        (11, "gap", 3.46),  # 77.26 − 73.80
+        (12, "much", 13.62),  # 80.85 − 67.23
+        (12, "gap", 1.99),  # 72.71 − 70.72
+        (18, "much", 1.1557),  # 4.90 / 4.24
+        (18, "adaptive", 2.8),
+        (18, "both", 2.1),
+    ],
+)
+def test_limits_are_the_paper_s_own_numbers(claim, name, limit):
+    assert CLAIMS[claim].criteria[name].limit == pytest.approx(limit, abs=5e-4)
+
+
+def test_every_claim_has_a_direction():
+    assert list(CLAIMS) == list(range(1, 19))
+    assert all(claim.direction for claim in CLAIMS.values())
+
+
+def metric(cell, name="top1", seed=0):
+    return json.loads((RESULTS / "cells" / f"{cell}--seed{seed}.json").read_text())["metrics"][name]
+
+
+def test_three_verdicts_by_hand():
+    """From the cells alone, by other arithmetic than the notebooks'."""
+    found = claims.read(RESULTS)
+    pairs = ("vgg11_bn--vgg11_bn", "vgg11_bn--resnet18", "resnet34--resnet18")
+
+    def mean(pair, method):
+        paths = RESULTS.glob(f"cells/transfer--{pair}--{method}--seed*.json")
+        values = [json.loads(path.read_text())["metrics"]["top1"] for path in paths]
+        return sum(values) / len(values)
+
+    gains = [mean(pair, "adaptive") - mean(pair, "deepinversion") for pair in pairs]
+    gaps = [metric(f"teacher--{pair.split('--')[0]}") - mean(pair, "adaptive") for pair in pairs]
+    assert min(gains) > 0
+    assert max(gaps) > 2.16
+    assert found.loc[3, "verdict"] == claims.IN_PART
+    for gap in gaps:
+        assert f"{gap:.4g}" in found.loc[3, "evidence"]
+
+    r2 = metric("latency", "r2")
+    assert f"R² of looked-up latencies {r2:.4g} (≥ 0.99)" in found.loc[9, "evidence"]
+
+    covered = list(metric("resemblance", "coverage").values())
+    assert covered == sorted(covered)
+    assert found.loc[15, "verdict"] == claims.IN_PART
+    assert (
+        "In part: each round covers more than as many plain DI images by > 0 not measured." in found.loc[15, "evidence"]
+    )
