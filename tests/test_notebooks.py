@@ -165,12 +165,14 @@ def test_a_second_run_reads_its_cells_and_agrees(run):
         (["--only", "table99"], "no notebook matches 'table99'; choose from"),
         (["--seeds", "one"], "seeds 'one' are not whole numbers"),
         (["--added", "minst"], "unknown data set 'minst'; choose from digits"),
+        (["--results", ""], "--results and --artifacts can't be empty; give a folder"),
+        (["--seeds", str(2**64)], "seed 18446744073709551616 is out of range"),
         (["--pairs", "4"], "pairs 4 is out of range; choose 1, 2 or 3"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(tmp_path, capsys, arguments, message):
     places = ["--results", str(tmp_path / "results"), "--artifacts", str(tmp_path / "artifacts")]
-    assert main([*arguments, *places]) == 2
+    assert main([*places, *arguments]) == 2
     printed = capsys.readouterr().err
     assert len(printed.strip().splitlines()) == 1
     assert message in printed

@@ -37,7 +37,8 @@ def read(results: Path) -> pd.DataFrame:
     claims = pd.DataFrame({"statement": CLAIMS, "verdict": NOT_RUN, "evidence": ""}).rename_axis("claim")
     path = results / "claims.csv"
     if path.exists():
-        found = read_csv(path, ["claim", "verdict", "evidence"], keep_default_na=False).set_index("claim")
+        columns = {"claim": int, "verdict": str, "evidence": str}
+        found = read_csv(path, columns, keep_default_na=False).set_index("claim")
         if not found.index.is_unique or not set(found.index) <= set(claims.index):
             raise damaged(path, f"its claims are not numbers from 1 to {len(claims)}, each once")
         claims.update(found[["verdict", "evidence"]])
