@@ -49,7 +49,7 @@ bench: $(READY) ## time a synthesis step on this machine, into results/bench/DEV
 test: $(READY) ## lint, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 torture: $(READY) ## kill a smoke run at a hundred random moments, and compare it with one that was not, for an hour
 	$(BIN)/python tests/torture.py

@@ -35,11 +35,19 @@ def read_json(path: Path) -> dict:
     """The JSON object in a file. Raises ValueError, which names the file, where it holds anything else."""
     try:
         found = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise damaged(path, error) from error
     if not isinstance(found, dict):
         raise damaged(path, f"a {type(found).__name__} in place of an object")
     return found
+
+
+def read_text(path: Path) -> str:
+    """The text in a file. Raises ValueError, which names the file, where it is not UTF-8."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise damaged(path, error) from error
 
 
 def damaged(path: Path, why: object) -> ValueError:
@@ -72,7 +80,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
 
 
 def _checksum(card: str, tensors: dict[str, Tensor]) -> str:
-    return digest([card, fingerprint_of(dict(sorted(tensors.items())))])
+    kinds = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in sorted(tensors.items())]
+    return digest([card, kinds, fingerprint_of(dict(sorted(tensors.items())))])
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What is refused before work starts, in one line, wherever it may be given."""
 
 import math
-import operator
+from numbers import Integral
 
 import torch
 
@@ -10,7 +10,7 @@ def check_whole(settings: object, *names: str) -> None:
     """Raise ValueError unless each of these fields is a whole number of at least 1."""
     for name in names:
         value = getattr(settings, name)
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} {value} is out of range; choose a whole number of at least 1")
 
 
@@ -22,9 +22,17 @@ def check_positive(settings: object, *names: str) -> None:
             raise ValueError(f"{name} {value} is out of range; choose a finite number above 0")
 
 
+def check_not_negative(settings: object, *names: str) -> None:
+    """Raise ValueError unless each of these fields is a finite number of at least 0."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} {value} is out of range; choose a finite number of at least 0")
+
+
 def check_seed(seed: int, bits: int = 32) -> None:
     """Raise ValueError unless the seed is a whole number of so many bits: of 32, seeds of batches can be made."""
-    if not 0 <= operator.index(seed) < 2**bits:
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**bits:
         raise ValueError(f"seed {seed} is out of range; choose a whole number from 0 to {2**bits - 1}")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from dilib import distributed, losses
-from dilib.checks import check_positive, check_whole
+from dilib.checks import check_not_negative, check_positive, check_whole
 from dilib.classifier import Classifier, Frozen, Preprocessing
 from dilib.data import Split
 from dilib.evaluation import accuracy, glimpse, split_accuracy
@@ -47,6 +47,7 @@ class DistillationSettings:
             raise ValueError(f"decay {self.decay!r} is unknown; choose step or linear")
         check_whole(self, "rounds", "updates", "batch_size")
         check_positive(self, "lr", "temperature")
+        check_not_negative(self, "momentum", "weight_decay", "shift")
 
     def lr_factor(self, update: int) -> float:
         """What the learning rate is multiplied by at an update, counted from 0 over the whole run."""
@@ -64,6 +65,10 @@ class PoolSettings(DistillationSettings):
     """
 
     mixup: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_not_negative(self, "mixup")
 
 
 def distill(

@@ -49,7 +49,7 @@ def fetched(folder: Path, fetch: Callable[[Path], object], title: str) -> Path:
 def download(url: str, sha256: str, folder: Path) -> Path:
     """A file from the network, by HTTPS, in the folder. Raises OSError, or RuntimeError for another SHA-256."""
     if not url.startswith("https://"):
-        raise ValueError(f"{url} is not to be had by HTTPS; give an address that is")
+        raise ValueError(f"{url} is not an HTTPS address; give one that is")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / url.rsplit("/", 1)[1]
     download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)

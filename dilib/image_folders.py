@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -140,28 +141,32 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 
 def mapped(target: Path, shape: tuple[int, ...], parts: Callable[[], Iterable[np.ndarray]]) -> Tensor:
-    """uint8 images of this shape (N, C, H, W), memory-mapped from a file; written first, part by part, if not there."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return torch.from_numpy(_map(target, shape))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        # Written as a file, since a map on a full disk ends the process without a word.
-        with open(temporary, "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in parts():
-                file.write(np.ascontiguousarray(part, np.uint8))
-        found = torch.from_numpy(_map(temporary, shape))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return found
+    """uint8 images of this shape (N, C, H, W), memory-mapped from a .npy file; written first if it is not there, whole.
+
+    Changes stay in memory.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    if not _is_whole(target, header.getvalue(), math.prod(shape)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            # Written as a file, since a map on a full disk ends the process without a word.
+            with open(temporary, "wb") as file:
+                file.write(header.getvalue())
+                for part in parts():
+                    file.write(np.ascontiguousarray(part, np.uint8))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return torch.from_numpy(np.memmap(target, np.uint8, "c", len(header.getvalue()), shape))
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The array in a file, copied on writing. Raises ValueError where the file is truncated, or of another shape."""
-    array = np.load(path, mmap_mode="c")
-    if array.shape != shape:
-        raise ValueError(f"{path} holds {array.shape}, not {shape}")
-    return array
+def _is_whole(path: Path, header: bytes, count: int) -> bool:
+    """Whether a file begins with this header and goes on for so many bytes."""
+    if not path.exists() or path.stat().st_size != len(header) + count:
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(header)) == header

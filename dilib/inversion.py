@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dilib import losses
-from dilib.checks import check_positive, check_seed
+from dilib.checks import check_gradients, check_not_negative, check_positive, check_seed
 from dilib.classifier import Classifier, Preprocessing, Size, frozen_copy, sides
 from dilib.feature_statistics import FeatureStatistics, Observed
 from dilib.structure import undisturbed
@@ -87,8 +87,7 @@ class Schedule:
             raise ValueError(f"decay {self.decay!r} is unknown; choose constant or cosine")
         if not self.stages or not all(map(_is_stage, self.stages)):
             raise ValueError(f"stages {self.stages} must be (resolution, updates) pairs, each at least 1")
-        if not 0 <= self.jitter < float("inf"):
-            raise ValueError(f"jitter {self.jitter} is out of range; choose 0 (none) or more pixels")
+        check_not_negative(self, "jitter", "warm_updates")
         check_positive(self, "lr")
         if not 0 <= self.warm_start < 1:
             raise ValueError(f"warm_start {self.warm_start} is out of range; choose 0 (noise alone) to below 1")
@@ -238,6 +237,7 @@ def _optimise(prepared, images, teacher, objective, schedule, generator) -> Iter
         optimizer, decay = _adam(images, schedule, steps)
         terms_of_view = prepared(images)
         for view in views(images, schedule, steps, generator):
+            check_gradients()
             terms = terms_of_view(view)
             optimizer.zero_grad()
             (terms * weights).sum().backward()

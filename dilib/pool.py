@@ -192,8 +192,10 @@ def check_card(folder: Path, card: dict) -> None:
     if not path.exists():
         return
     theirs, ours = _flat(read_json(path)), _flat(card)
-    if "precision" not in theirs:
-        raise damaged(path, "it has no precision")
+    try:
+        precision.named(str(theirs.get("precision")))
+    except ValueError as error:
+        raise damaged(path, error) from error
     for name in ours:
         if theirs.get(name) != ours[name]:
             raise ValueError(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from dilib.checks import check_positive, check_whole
+from dilib.checks import check_not_negative, check_positive, check_whole
 from dilib.classifier import Classifier
 from dilib.data import Split
 from dilib.precision import autocast_logits
@@ -30,6 +30,7 @@ class TrainingSettings:
     def __post_init__(self):
         check_whole(self, "epochs", "batch_size")
         check_positive(self, "lr")
+        check_not_negative(self, "momentum", "weight_decay", "shift")
 
 
 def train(

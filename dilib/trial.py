@@ -64,17 +64,17 @@ def _check_evaluation_mode(network: nn.Module, role: str) -> None:
 def _buffers_kept(network: nn.Module) -> Iterator[None]:
     """Afterwards the network's buffers are as before, whatever its forward does to them."""
     before = [
-        (layer, name, buffer, buffer.clone())
+        (layer._buffers, name, buffer, None if buffer is None else buffer.clone())
         for layer in network.modules()
-        for name, buffer in layer.named_buffers(recurse=False)
+        for name, buffer in layer._buffers.items()  # the unset ones, too
     ]
     try:
         yield
     finally:
-        for layer, name, buffer, value in before:
-            if not torch.equal(buffer, value):
+        for buffers, name, buffer, value in before:
+            if buffer is not None and not torch.equal(buffer, value):
                 buffer.copy_(value)
-            setattr(layer, name, buffer)
+            buffers[name] = buffer
 
 
 def _noise(classifier: Classifier, channels: int, size: Size) -> Tensor:

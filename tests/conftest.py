@@ -1,3 +1,7 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: test files run side by side
+
 import pytest
 import torch
 

@@ -23,7 +23,7 @@ def start(folder, *arguments, **environment):
             cwd=ROOT,
             stdout=out,
             stderr=err,
-            env={**os.environ, "TMPDIR": str(folder / "tmp"), **environment},
+            env={**os.environ, "OMP_NUM_THREADS": "2", "TMPDIR": str(folder / "tmp"), **environment},
             start_new_session=True,
         )
 

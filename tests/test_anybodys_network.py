@@ -1,5 +1,6 @@
 """Networks that somebody else built: inverted right, or refused in one line."""
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import MethodType
@@ -638,9 +639,10 @@ class Remembering(nn.Module):
         self.register_buffer("mean", torch.zeros(4))
         self.register_buffer("var", torch.ones(4))
         self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", None)
 
     def forward(self, images):
-        self.calls = self.calls + 1
+        self.calls, self.last = self.calls + 1, images.mean()
         return F.batch_norm(self.body(images), self.mean, self.var, training=True)
 
 
@@ -654,9 +656,8 @@ def bn_in_training():
 def test_a_network_is_left_as_it_was(make):
     network = make()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    try:
+    refused = pytest.raises(ValueError, match="its layer 4 is in training mode")
+    with refused if make is bn_in_training else nullcontext():
         invert(Classifier(network, of_size(16)), [1, 2], DI, ONE_UPDATE)
-    except ValueError as error:
-        assert "its layer 4 is in training mode" in str(error)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert network.state_dict().keys() == before.keys()

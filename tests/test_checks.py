@@ -11,7 +11,7 @@ from dilib.baselines.gan import GanSettings
 from dilib.compression.pruning import PruningSettings, Target, prune
 from dilib.continual.extension import ExtensionSettings
 from dilib.distillation import DistillationSettings, PoolSettings, distill_on_pool
-from dilib.inversion import Objective, Schedule, invert
+from dilib.inversion import Objective, Schedule, invert, updates
 from dilib.recipe import Recipe
 from dilib.rounds import Run
 from dilib.training import TrainingSettings, train
@@ -35,6 +35,10 @@ NAN, INFINITY = float("nan"), float("inf")
         (lambda: GeneratorSettings(lr=0.0), "lr 0.0 is out of range"),
         (lambda: ExtensionSettings(clip=-0.1), "clip -0.1 is out of range"),
         (lambda: PruningSettings(eta=NAN), "eta nan is out of range; choose a finite number of at least 0"),
+        (lambda: PoolSettings(mixup=NAN), "mixup nan is out of range; choose a finite number of at least 0"),
+        (lambda: TrainingSettings(momentum=-1), "momentum -1 is out of range"),
+        (lambda: ExtensionSettings(weight_decay=INFINITY), "weight_decay inf is out of range"),
+        (lambda: GeneratorSettings(entropy=NAN), "entropy nan is out of range"),
         (lambda: Schedule(lr=INFINITY), "lr inf is out of range"),
         (lambda: Schedule(jitter=-1), "jitter -1 is out of range"),
         (lambda: Schedule(((16.5, 2),)), "size 16.5 is not a resolution"),
@@ -43,6 +47,7 @@ NAN, INFINITY = float("nan"), float("inf")
         (lambda: Objective(temperature=-3), "temperature -3 is out of range"),
         (lambda: Run(seed=2**32), "seed 4294967296 is out of range; choose a whole number from 0 to 4294967295"),
         (lambda: Run(seed=-1), "seed -1 is out of range"),
+        (lambda: Run(seed=1.5), "seed 1.5 is out of range"),
     ],
 )
 def test_settings_that_can_not_be_meant(make, message):
@@ -72,6 +77,7 @@ def test_calls_that_need_gradients_say_so_where_there_are_none(teacher, context)
         lambda: distill_on_pool(teacher, teacher.network, split.pixels, split, PoolSettings(rounds=1, updates=1)),
         lambda: prune(teacher, repeat(split), PruningSettings(), Target("filters", 0.5)),
     ]
-    for call in calls:
+    begun = updates(teacher, labels, Objective().deepinversion(), Schedule(((32, 1),)))
+    for call in (*calls, lambda: next(begun)):
         with context(), pytest.raises(ValueError, match=r"^gradients are switched off here; call this outside of"):
             call()

@@ -1,4 +1,8 @@
+import email.message
+import hashlib
+import io
 import os
+import tarfile
 
 import numpy as np
 import pytest
@@ -257,6 +261,48 @@ def test_a_download_lands_whole_or_not_at_all(tmp_path):
     assert (downloads.fetched(tmp_path / "cifar10", works, "CIFAR-10") / "whole").read_text() == "whole"
     again = downloads.fetched(tmp_path / "cifar10", breaks_off, "CIFAR-10")
     assert again == tmp_path / "cifar10", "it is there already"
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """A network that answers every request with an archive, and notes the addresses."""
+    packed, asked = io.BytesIO(), []
+    with tarfile.open(fileobj=packed, mode="w:gz") as file:
+        file.addfile(tarfile.TarInfo("inner/empty.bin"))
+
+    def answered(request, *_, **__):
+        asked.append(request.full_url)
+        response = io.BytesIO(packed.getvalue())
+        response.info = email.message.Message
+        return response
+
+    monkeypatch.setattr(torch.hub, "urlopen", answered)
+    return hashlib.sha256(packed.getvalue()).hexdigest(), asked
+
+
+def test_downloads_are_checked_by_sha256_and_come_by_https(tmp_path, network):
+    sha256, asked = network
+    whole = downloads.fetched(tmp_path / "a", downloads.archive("https://a.example/x.tgz", sha256), "A")
+    assert [path.name for path in whole.rglob("*")] == ["inner", "empty.bin"]
+    with pytest.raises(Unreachable, match=r"^B could not be downloaded \(invalid hash value"):
+        downloads.fetched(tmp_path / "b", downloads.archive("https://b.example/x.tgz", "0" * 64), "B")
+    with pytest.raises(ValueError, match=r"^http://c.example/x.tgz is not an HTTPS address"):
+        downloads.fetched(tmp_path / "c", downloads.archive("http://c.example/x.tgz", sha256), "C")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert asked == ["https://a.example/x.tgz", "https://b.example/x.tgz"]
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100", "flowers102", "cub200"])
+def test_every_data_set_is_asked_for_by_https_and_another_file_is_refused(tmp_path, network, monkeypatch, name):
+    def no_package(*_):
+        raise OSError("no apt-get")
+
+    monkeypatch.setattr(data, "debian_package", no_package)
+    with pytest.raises(Unreachable, match="invalid hash value"):
+        data.load(name, tmp_path)
+    assert network[1]
+    assert all(address.startswith("https://") for address in network[1])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fashion_mnist_that_cannot_be_had_says_what_was_tried(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Every notebook at smoke scale, through the command that users run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 def reproduce(*arguments):
     command = [sys.executable, "-m", "dilib.commands.reproduce", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # so that cells are made side by side
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +166,14 @@ def test_a_second_run_reads_its_cells_and_agrees(run):
         (["--only", "table99"], "no notebook matches 'table99'; choose from"),
         (["--seeds", "one"], "seeds 'one' are not whole numbers"),
         (["--added", "minst"], "unknown data set 'minst'; choose from digits"),
+        (["--results", ""], "--results and --artifacts can't be empty; give a folder"),
+        (["--seeds", str(2**64)], "seed 18446744073709551616 is out of range"),
         (["--pairs", "4"], "pairs 4 is out of range; choose 1, 2 or 3"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(tmp_path, capsys, arguments, message):
     places = ["--results", str(tmp_path / "results"), "--artifacts", str(tmp_path / "artifacts")]
-    assert main([*arguments, *places]) == 2
+    assert main([*places, *arguments]) == 2
     printed = capsys.readouterr().err
     assert len(printed.strip().splitlines()) == 1
     assert message in printed

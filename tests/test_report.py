@@ -64,12 +64,15 @@ def test_every_study_but_ci_s_is_in_the_report_under_its_own_name(results):
 
 def test_what_comes_from_elsewhere_is_shown_as_text(results):
     script = "<script>alert(1)</script>"
-    study(results, "laptop/folder-evil", f"{script} ![x](https://elsewhere/x.png) | $x$\n" * 3, {1: HOLDS}, seeds=1)
+    title = f"{script} *e* __s__ | $x$ &lt; ![x](https://elsewhere/x.png)\n" * 3
+    study(results, "laptop/folder-evil", title, {1: HOLDS}, seeds=1)
     table = results / "laptop" / "folder-evil" / "table1.md"
-    table.write_text(f"{script} <img src=x onerror=alert(1)> [link](javascript:alert(1))\n")
+    brought = "[a](javascript:alert(1)) [b](data:text/html;base64,AA) ![c](attachment:x.png) ![d](//elsewhere/y.png)"
+    table.write_text(f"{script} <img src=x onerror=alert(1)> {brought} http://elsewhere\n")
+    (table.parent / "tablex.md").write_text("not ours")
     assert report.main(["--results", str(results)]) == 0
     page = (results / "REPORT.html").read_text()
-    for tag in ("<script", "<img src=x", '<img src="https', 'href="javascript'):
+    for tag in ("<script", "<img", 'href="javascript', 'href="data', 'href="http', "<em>e", "<strong>s"):
         assert tag not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "default-src 'none'" in page

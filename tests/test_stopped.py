@@ -28,6 +28,7 @@ def left_over(folder):
 
 
 def test_ctrl_c_takes_one_line_and_leaves_nothing(folder):
+    semaphores = set(Path("/dev/shm").iterdir())
     run = begin(folder, workers)
     others = descendants(run.pid)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
@@ -36,6 +37,7 @@ def test_ctrl_c_takes_one_line_and_leaves_nothing(folder):
     until(lambda: not any(map(alive, others)), seconds=5)
     assert not left_over(folder)
     assert not list(folder.rglob("*.ipynb"))
+    until(lambda: set(Path("/dev/shm").iterdir()) <= semaphores, seconds=5)
 
 
 def test_ctrl_c_while_it_starts(folder):

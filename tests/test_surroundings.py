@@ -43,6 +43,7 @@ def test_a_full_disk_is_named_in_one_line(tmp_path, full, notebook):
         assert said(tmp_path)[0].startswith(f"error in {notebook}.ipynb: OSError: [Errno 28] No space left on device")
         assert str(disk) in said(tmp_path)[0]
         assert said(tmp_path)[0].endswith("; mend that, and the same command goes on")
+        assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_a_pool_goes_on_once_its_disk_has_room(tmp_path, capsys):
@@ -102,7 +103,7 @@ def test_make_hands_values_on_as_they_are(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bin"], "a command in a value was run"
 
 
-def test_make_lab_starts_for_root_too(tmp_path):
+def test_make_lab_starts_whoever_asks(tmp_path):
     environment = {**os.environ, "BROWSER": "true", "HOME": str(tmp_path)}
     with open(tmp_path / "log", "w") as log:
         command = [*MAKE, f"BIN={BIN}", "lab"]

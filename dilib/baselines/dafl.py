@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dilib.checks import check_positive, check_whole
+from dilib.checks import check_not_negative, check_positive, check_whole
 from dilib.classifier import Classifier, Frozen, Preprocessing, head_of, logits_and_features, sides
 from dilib.distillation import DistillationSettings, scaled_distillation
 from dilib.evaluation import accuracy, glimpse
@@ -38,6 +38,7 @@ class GeneratorSettings:
     def __post_init__(self):
         check_whole(self, "latents", "width")
         check_positive(self, "lr")
+        check_not_negative(self, "one_hot", "activation", "entropy")
 
 
 class Generator(nn.Module):

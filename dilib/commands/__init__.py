@@ -1,16 +1,23 @@
-"""What is run from a shell: python -m dilib.commands.NAME. Ctrl-C, too, is answered in one line, at any moment."""
+"""What is run from a shell: python -m dilib.commands.NAME. Ctrl-C and SIGTERM take one line, at any moment."""
 
-import os
+import signal
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 
-def _report(kind, error, traceback) -> None:
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, traceback)
-        return
+def _stop(number: int, _) -> NoReturn:
+    """End this process and all that it started, but for those that then clean up after them."""
+    import psutil
+
     print("Stopped; the same command goes on", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(130)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "resource_tracker" not in " ".join(process.cmdline()):
+                process.kill()
+    sys.exit(128 + number)
 
 
-sys.excepthook = _report  # here, as what the commands import takes seconds
+if sys.argv[0] == "-m":  # by `python -m`, which imports this before the command, whose own imports take seconds
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)

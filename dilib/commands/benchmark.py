@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from dilib import precision
-from dilib.artifacts import read_json, write_atomically
+from dilib.artifacts import damaged, read_json, write_atomically
 from dilib.experiments.step_times import WORKLOADS, Row, Throughput, measure, throughput
 from dilib.provenance import commit, default_device, provenance
 from dilib.study import plots
@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     path = Path(options.results) / "bench" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     try:
         content = read_json(path) if path.exists() else {"device": name, "measured_with": {}}
+        if not isinstance(content.get("measured_with"), dict):
+            raise damaged(path, "it has no measured_with")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

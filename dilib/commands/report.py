@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
@@ -83,9 +84,26 @@ def _renewed(readme: str, texts: dict[str, str]) -> str:
     return readme
 
 
+class _AsText(IPythonRenderer):
+    """nbconvert's Markdown, but that what results from elsewhere may bring, HTML and other places, is shown as text."""
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link to a file of the project; of any other no more than its words."""
+        return super().link(text, url, title) if _is_here(url) else text
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        """A picture of the project; of any other no more than its words."""
+        return super().image(text, url, title) if _is_here(url) else text
+
+
+def _is_here(url: str) -> bool:
+    parts = urlsplit(url)
+    return not parts.scheme and not parts.netloc
+
+
 def _as_page(markdown: str) -> str:
-    """A page for the browser, whose pictures and links stay where they are; results of others' can't run scripts."""
-    return PAGE.format(MarkdownWithMath(renderer=IPythonRenderer(escape=True)).render(markdown))
+    """A page for the browser, whose pictures and links stay where they are, and which runs no scripts."""
+    return PAGE.format(MarkdownWithMath(renderer=_AsText(escape=True)).render(markdown))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,9 @@ import argparse
 import contextlib
 import os
 import re
-import signal
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
 
 import papermill
 
@@ -33,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         studies = _studies(_chosen(options.only), options)
         with scratch() as folder:
             os.environ[TERMINAL_BARS] = "1"
+            # It cleans up after processes that are stopped, and says so.
+            os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
             if not all(_run(*task, options, folder) for task in studies.items()):
                 return 1
         print()
@@ -76,8 +76,8 @@ def _studies(sources: list[Path], options: argparse.Namespace) -> dict[Path, Stu
         check_seed(seed)
     if not 1 <= options.pairs <= 3:
         raise ValueError(f"pairs {options.pairs} is out of range; choose 1, 2 or 3")
-    for name in (options.results, options.artifacts, options.dataset, options.added):
-        _check_name(name or "")
+    for name in (options.results, options.artifacts, *filter(None, (options.dataset, options.added))):
+        _check_name(name)
     _added(options)
     named = {path: "dataset" in papermill.inspect_notebook(path) for path in sources}
     study = _open_study(options) if any(named.values()) else None
@@ -88,7 +88,9 @@ def _studies(sources: list[Path], options: argparse.Namespace) -> dict[Path, Stu
 
 
 def _check_name(name: str) -> None:
-    """Raise ValueError for a name that notebooks, which are UTF-8, can't hold."""
+    """Raise ValueError for no name, and for one that notebooks, which are UTF-8, can't hold."""
+    if not name:
+        raise ValueError("--results and --artifacts can't be empty; give a folder, such as my-results")
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -163,13 +165,6 @@ def _parameters(notebook: Path, study: Study, options: argparse.Namespace) -> di
     return {name: value for name, value in offered.items() if name in taken}
 
 
-def _end(number: int, _) -> NoReturn:
-    """What SIGTERM does: the kernel and its workers are stopped, too."""
-    print("Stopped; the same command goes on", file=sys.stderr)
-    sys.exit(128 + number)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
     sys.stdout.reconfigure(errors="replace")  # where the locale has no Greek letters
     sys.exit(main())

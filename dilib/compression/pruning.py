@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from dilib import losses
-from dilib.checks import check_gradients, check_whole
+from dilib.checks import check_gradients, check_not_negative, check_whole
 from dilib.classifier import Classifier, Frozen
 from dilib.downloads import reason
 from dilib.structure import copied, undisturbed
@@ -47,8 +47,7 @@ class PruningSettings:
         if self.loss not in LOSSES:
             raise ValueError(f"loss {self.loss!r} is unknown; choose from {', '.join(LOSSES)}")
         check_whole(self, "filters", "group", "batches", "batch_size")
-        if not 0 <= self.eta < float("inf"):
-            raise ValueError(f"eta {self.eta} is out of range; choose a finite number of at least 0")
+        check_not_negative(self, "eta")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dilib import losses
-from dilib.checks import check_gradients, check_positive, check_whole
+from dilib.checks import check_gradients, check_not_negative, check_positive, check_whole
 from dilib.classifier import Classifier, Frozen, head_of
 from dilib.data import Split
 from dilib.feature_statistics import batchnorm_layers
@@ -50,6 +50,7 @@ class ExtensionSettings:
     def __post_init__(self):
         check_whole(self, "updates", "batch_size", "images_per_class")
         check_positive(self, "lr", "clip")
+        check_not_negative(self, "momentum", "weight_decay", "shift")
 
     def lr_factor(self, update: int) -> float:
         """What the learning rate is multiplied by at an update, counted from 0."""

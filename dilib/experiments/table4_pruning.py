@@ -135,6 +135,6 @@ def _adaptive_images(study: Study, pruning: Pruning, pools: Sequence[Split], num
         objective=replace(recipe.objective, alpha_c=settings.alpha_c),
         rival=Rival({"cut": _tuned_settings(study, pruning, "adaptive", False), "round": number}, student),
         # Neither the plain images' noise nor another round's.
-        seed=seed + 1000 * (number + 1),
+        seed=(seed + 1000 * (number + 1)) % 2**32,
     )
     return dreamt(study, competing, settings.adaptive)

@@ -145,7 +145,7 @@ def extended_if_there(study: Study, network: str, added: tuple[str, ...], method
 
 def _weights(study: Study, network: str, added: tuple[str, ...], method: str, seed: int) -> tuple[Path, dict]:
     """Where the weights of an extended network are, and their card."""
-    card = {"settings": _settings(study, network, added, method), "seed": seed}
+    card = {"settings": _settings(study, network, added, method), "seed": seed, **study.computing}
     return study.artifacts / "continual" / f"{digest(card)}.safetensors", card
 
 
@@ -224,15 +224,16 @@ def _fine_tune_for_binary(study: Study, network: str, teacher: Classifier) -> No
     """Fine-tune the teacher, in place, on its own data with binary cross-entropy, or load what that gave before."""
     settings, split = continual_settings(study).binary, data_sets(study, ())[0].train
     card = {"teacher": _maker(study, network).settings, "binary": settings, "size": teacher.preprocessing.size}
+    card = plain(card | study.computing)
     path = study.artifacts / "teachers" / f"{network}-binary.safetensors"
     with study.lock(f"teacher-binary-{network}"):
-        if load_tensors(path, plain(card)) is None:
+        if load_tensors(path, card) is None:
             shift_to_binary(teacher, logits(teacher, some(split, WATCHED)))
             teacher.network.requires_grad_(True)
             with counted(settings.epochs, "binary cross-entropy for LwF.MC") as on_round:
                 train(teacher, split, settings, Run(on_round=on_round), loss_of=binary_cross_entropy)
-            save_tensors(path, weights(teacher.network), plain(card))
-    teacher.network.load_state_dict(load_tensors(path, plain(card))[0])
+            save_tensors(path, weights(teacher.network), card)
+    teacher.network.load_state_dict(load_tensors(path, card)[0])
     teacher.network.eval()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dilib import networks, precision
+from dilib import networks
 from dilib.artifacts import load_tensors, plain, save_tensors, weights
 from dilib.classifier import Classifier
 from dilib.evaluation import accuracy, split_accuracy
@@ -138,9 +138,7 @@ def load_teacher(study: Study, name: str) -> Classifier:
 
 
 def _teacher_card(study: Study, name: str) -> dict:
-    """Its settings, and how the study computes: weights come out otherwise in another precision, or on more threads."""
-    threads = torch.get_num_threads() if study.device.type == "cpu" else None
-    return {**teacher_settings(study, name), "precision": precision.name(study.precision), "threads": threads}
+    return {**teacher_settings(study, name), **study.computing}
 
 
 def _teacher_path(study: Study, name: str) -> Path:

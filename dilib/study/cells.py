@@ -144,6 +144,12 @@ class Study:
         return replace(self, half=tuple(classes), place=place, artifacts=self.artifacts / "half")
 
     @property
+    def computing(self) -> dict:
+        """What weights that are trained here depend on beside their settings: on a CPU, how many threads add up."""
+        threads = torch.get_num_threads() if self.device.type == "cpu" else None
+        return {"precision": name_of(self.precision), "threads": threads}
+
+    @property
     def data_name(self) -> str:
         """What settings call the data."""
         return f"{self.place.name}@{self.files}" if self.files else self.place.name

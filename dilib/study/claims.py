@@ -106,9 +106,11 @@ def read(results: Path) -> pd.DataFrame:
     claims = pd.DataFrame(rows).set_index("claim")
     path = results / "claims.csv"
     if path.exists():
-        found = read_csv(path, ["claim", "verdict", "evidence"], keep_default_na=False).set_index("claim")
+        columns = {"claim": int, "verdict": str, "evidence": str}
+        found = read_csv(path, columns, keep_default_na=False).set_index("claim")
         if not found.index.is_unique or not set(found.index) <= set(claims.index):
             raise damaged(path, f"its claims are not numbers from 1 to {len(claims)}, each once")
+        # Other words are of other criteria, and no verdict by these.
         claims.update(found.loc[found["verdict"].isin(VERDICTS), ["verdict", "evidence"]])
     return claims
 
@@ -117,7 +119,9 @@ def in_a_sentence(claims: pd.DataFrame) -> str:
     """What a study finds as a whole."""
     counts = {verdict: int((claims["verdict"] == verdict).sum()) for verdict in VERDICTS}
     tested = sum(counts[verdict] for verdict in (HOLDS, IN_PART, FAILS))
-    found = f"of {tested} claims tested, {counts[HOLDS]} hold, {counts[IN_PART]} hold in part, {counts[FAILS]} do not hold"
+    found = (
+        f"of {tested} claims tested, {counts[HOLDS]} hold, {counts[IN_PART]} hold in part, {counts[FAILS]} do not hold"
+    )
     return f"{found}; {counts[UNTESTABLE]} can't be tested here and {counts[NOT_RUN]} were not run."
 
 

@@ -3,12 +3,10 @@
 import logging
 import re
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import papermill
-import psutil
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
@@ -55,24 +53,18 @@ def execute(notebook: Path, parameters: dict) -> str:
             progress_bar=False,
             stderr_file=sys.stderr,
             extra_arguments=["--IPKernelApp.log_level=50"],  # what a cell raises is shown all the same
-            shutdown_kernel="immediate",  # all that it has to save is saved
+            start_timeout=600,  # on a busy machine
         )
     except PapermillExecutionError as error:
-        why = " ".join(f"{error.ename}: {error.evalue}".split())
+        why = error.evalue if error.ename == "WorkerDied" else f"{error.ename}: {error.evalue}"
         if error.ename in ("OSError", "PermissionError"):
             why += "; mend that, and the same command goes on"
-        raise NotebookFailed(why, _cleaned(_written.texts[output])) from error
+        raise NotebookFailed(" ".join(why.split()), _cleaned(_written.texts[output])) from error
     except RuntimeError as error:
-        if "Kernel died" not in str(error):
-            raise
-        raise NotebookFailed(
-            "its kernel died, most often because memory ran out; the same command goes on from what is finished"
-        ) from error
-    except (KeyboardInterrupt, SystemExit):
-        for process in psutil.Process().children(recursive=True):  # a kernel that begins is not stopped by papermill
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        raise
+        why = str(error)
+        if "Kernel died" in why:
+            why = "its kernel died, most often because memory ran out; the same command goes on from what is finished"
+        raise NotebookFailed(why) from error
     return _cleaned(_written.texts[output])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dilib import data
+from dilib.artifacts import read_text
 from dilib.study import claims, report
 from dilib.study.criteria import CLAIMS
 from dilib.study.paper import EXPERIMENTS, Experiment
@@ -18,6 +19,7 @@ WAITING = {  # scales and what they wait for, where there are no results at one
     "gpu": "one CUDA GPU, half an hour for each column of a table",
     "paper": "CUDA GPUs for days, and ImageNet's training images",
 }
+ENTRY = {"row": str, "column": str, "ours": float, "ours_std": float, "seeds": int, "paper": float}  # of a table
 _PAIR, _HALF, _TUNED = "VGG-11-BN to VGG-11-BN", "top-1 at -50% filters", "3 bits, tuned"
 KEY_NUMBERS = {  # what the README shows of each study: number of the table, row and column
     "Teacher, VGG-11-BN": (1, "teacher", _PAIR),
@@ -60,7 +62,7 @@ class Results:
         path = self.folder / experiment.file
         if experiment.claim:
             return claims.read(self.folder).loc[experiment.claim, "verdict"] != NOT_RUN
-        return path.exists() and (path.suffix != ".csv" or bool((read_csv(path, ["seeds"])["seeds"] > 0).any()))
+        return path.exists() and (path.suffix != ".csv" or bool((read_csv(path, {"seeds": float})["seeds"] > 0).any()))
 
 
 def studies(results: Path) -> list[Results]:
@@ -74,7 +76,7 @@ def studies(results: Path) -> list[Results]:
 def _title(folder: Path) -> str:
     """The data set's name as its cells have it."""
     titles = [data.in_one_line(str(cell.get("title", ""))) for cell in report.cells(folder)]
-    return next(filter(None, titles), data.TITLES.get(folder.name, folder.name))
+    return next(filter(None, titles), data.TITLES.get(folder.name, data.in_one_line(folder.name)))
 
 
 def summary(found: Sequence[Results]) -> str:
@@ -104,7 +106,7 @@ def _number(folder: Path, table: int, row: str, column: str) -> tuple[str, str]:
     path = folder / f"table{table}.csv"
     if not path.exists():
         return "", ""
-    entries = read_csv(path, ["row", "column", "ours", "ours_std", "seeds", "paper"]).set_index(["row", "column"])
+    entries = read_csv(path, ENTRY).set_index(["row", "column"])
     if (row, column) not in entries.index:
         return "", ""
     entry = entries.loc[row, column]
@@ -173,13 +175,13 @@ def _where(found: Sequence[Results], each: Experiment) -> str:
 
 def _tables(found: Sequence[Results]) -> str:
     """All tables, by number, of each study that has them."""
-    paths = [path for each in found for path in each.folder.glob("table*.md")]
+    paths = [path for each in found for path in each.folder.glob(report.TABLES)]
     named = {each.folder: each.name for each in found}
     paths.sort(key=lambda path: (report.table_number(path), list(named).index(path.parent)))
     parts = ["## Tables"]
     for path in paths:
         study = f"[{in_markdown(named[path.parent])}]({path.relative_to(path.parents[2]).with_suffix('.csv')})"
-        parts.append(f"### Table {report.table_number(path)}: {study}\n\n{path.read_text('utf-8').strip()}")
+        parts.append(f"### Table {report.table_number(path)}: {study}\n\n{read_text(path).strip()}")
     return "\n\n".join(parts)
 
 

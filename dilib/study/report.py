@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 
 from dilib import data
-from dilib.artifacts import write_atomically
+from dilib.artifacts import read_text, write_atomically
 from dilib.provenance import provenance
 from dilib.study import claims
 from dilib.study.cells import Study, read_cell
 from dilib.study.tables import in_markdown, markdown, read_csv
 
-RUNS = "runs.csv"
+RUNS, TABLES = "runs.csv", "table[0-9]*.md"
 
 FIGURES = {  # in the report's order; a file that is not there is left out
     "teachers": "Distance of a batch's statistics to the teacher's stored ones, by layer.",
@@ -51,7 +51,7 @@ FIGURES = {  # in the report's order; a file that is not there is left out
 def write_report(study: Study) -> Path:
     """REPORT.md: the study's tables, its figures and the verdict on every claim."""
     parts = [f"# {in_markdown(data.title(study.dataset))} at {study.scale.name} scale\n"]
-    parts += [path.read_text("utf-8") for path in sorted(study.results.glob("table*.md"), key=table_number)]
+    parts += [read_text(path) for path in sorted(study.results.glob(TABLES), key=table_number)]
     for name, caption in FIGURES.items():
         if (study.results / f"{name}.png").exists():
             parts.append(f"![{caption}]({name}.png)\n\n*{caption}*\n")
@@ -103,4 +103,5 @@ def write_run(study: Study, notebook: str, made: int, seconds: float) -> None:
 def runs_in(results: Path) -> pd.DataFrame:
     """Executions of notebooks that made cells, in order."""
     path = results / RUNS
-    return read_csv(path, ["notebook", "cells made", "minutes", "finished"]) if path.exists() else pd.DataFrame()
+    columns = {"notebook": str, "cells made": int, "minutes": float, "finished": str}
+    return read_csv(path, columns) if path.exists() else pd.DataFrame()

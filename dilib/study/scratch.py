@@ -1,6 +1,5 @@
 """A folder for what a run leaves lying about, gone with the run, or, where that was killed, at the next one."""
 
-import getpass
 import os
 import shutil
 import tempfile
@@ -18,9 +17,9 @@ MADE_CELLS = "made-cells"  # in it: the names of the cells that the run's proces
 def scratch() -> Iterator[Path]:
     """Meanwhile this process, and those that it starts, keep temporary files in a folder of their own.
 
-    Folders of runs that were killed are removed first: whoever lives holds the lock in his.
+    Folders of runs that were killed are removed first; a live run holds its folder's lock.
     """
-    place, prefix = Path(tempfile.gettempdir()), f"dilib-{getpass.getuser()}-"
+    place, prefix = Path(tempfile.gettempdir()), f"dilib-{os.getuid()}-"
     with FileLock(place / f"{prefix}start.lock"):
         for left in filter(Path.is_dir, place.glob(f"{prefix}*")):
             with suppress(Timeout, OSError), _lock(left).acquire(timeout=0):
@@ -49,8 +48,8 @@ def _lock(folder: Path) -> FileLock:
 def note_made(cell: str) -> None:
     """Note, where this process belongs to a run, that it made a cell."""
     if folder := os.environ.get(RUN):
-        with open(Path(folder) / MADE_CELLS, "a", encoding="utf-8") as file:
-            file.write(f"{cell}\n")
+        with suppress(OSError), open(Path(folder) / MADE_CELLS, "a", encoding="utf-8") as file:
+            file.write(f"{cell}\n")  # a cell is worth more than its being counted
 
 
 def cells_made(folder: Path) -> int:

@@ -75,11 +75,11 @@ def _text(entry) -> str:
     return f"{ours} (paper: {entry.paper:.2f})" if pd.notna(entry.paper) else f"{ours} (paper: –)"
 
 
-def read_csv(path: Path, columns: Sequence[str], **options) -> pd.DataFrame:
-    """A table with at least these columns. Raises ValueError, which names the file, for a damaged one."""
+def read_csv(path: Path, columns: Mapping[str, type], **options) -> pd.DataFrame:
+    """A table with at least these columns, of these types. Raises ValueError, which names the file, for another."""
     try:
-        table = pd.read_csv(path, **options)
-    except ValueError as error:
+        table = pd.read_csv(path, dtype=columns, **options)
+    except (ValueError, TypeError) as error:
         raise damaged(path, error) from error
     if missing := [name for name in columns if name not in table]:
         raise damaged(path, f"it has no column {', '.join(missing)}")
@@ -88,7 +88,7 @@ def read_csv(path: Path, columns: Sequence[str], **options) -> pd.DataFrame:
 
 def in_markdown(text: object) -> str:
     """A text from elsewhere as Markdown shows it: on one line, and not read as HTML, a link or the edge of a field."""
-    return re.sub(r"([\\<\[|`])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\<\[|`*~&$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split()))
 
 
 def markdown(table: pd.DataFrame, **options) -> str:
