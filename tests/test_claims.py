@@ -20,10 +20,10 @@ def seeds(*values):
 @pytest.mark.parametrize(
     ("gains", "verdict", "said"),
     [
-        ([seeds(45)], claims.HOLDS, "gain pair 0 45 points (> 0, ≥ 40)"),
-        ([seeds(45), seeds(39)], claims.IN_PART, "In part: gain ≥ 40 is not met. gain pair 0 45, pair 1 39 points"),
+        ([seeds(45)], claims.HOLDS, "gain: pair 0 45 points (> 0, ≥ 40)"),
+        ([seeds(45), seeds(39)], claims.IN_PART, "In part: gain ≥ 40 is not met. gain: pair 0 45, pair 1 39 points"),
         ([seeds(39.996)], claims.HOLDS, "pair 0 40 points"),
-        ([seeds(45), seeds(-1)], claims.FAILS, "Its direction fails at this scale. gain pair 0 45, pair 1 -1 points"),
+        ([seeds(45), seeds(-1)], claims.FAILS, "Its direction fails at this scale. gain: pair 0 45, pair 1 -1 points"),
         ([seeds(44, 46, 45)], claims.HOLDS, "pair 0 45 ± 1 (3 seeds) points"),
         ([seeds(38, 46)], claims.IN_PART, "In part: gain ≥ 40 is within the spread over seeds."),
         ([seeds()], claims.NOT_RUN, ""),
@@ -39,7 +39,7 @@ def test_a_claim_is_held_to_all_that_was_compared(gains, verdict, said):
 def test_what_was_not_measured_is_not_taken_for_met():
     assert claims.judged(CLAIM, {"gain": {"": seeds(45)}}) == (
         claims.IN_PART,
-        "In part: gain ≥ 40 not measured. gain 45 points (> 0)",
+        "In part: gain ≥ 40 not measured. gain: 45 points (> 0)",
     )
 
 
@@ -94,7 +94,7 @@ def test_three_verdicts_by_hand():
         assert f"{gap:.4g}" in found.loc[3, "evidence"]
 
     r2 = metric("latency", "r2")
-    assert f"R² of looked-up latencies {r2:.4g} (≥ 0.99)" in found.loc[9, "evidence"]
+    assert f"R² of looked-up latencies: {r2:.4g} (≥ 0.99)" in found.loc[9, "evidence"]
 
     covered = list(metric("resemblance", "coverage").values())
     assert covered == sorted(covered)

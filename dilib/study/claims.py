@@ -72,7 +72,7 @@ def _in_words(claim: Claim, measured: Measured) -> str:
         criterion = claim.criteria[name]
         numbers = ", ".join(f"{unit} {_number(values)}".strip() for unit, values in units.items())
         bounds.setdefault((criterion.words, f"{numbers} {criterion.unit}".strip()), []).append(criterion.bound)
-    return "; ".join(f"{words} {numbers} ({', '.join(found)})" for (words, numbers), found in bounds.items())
+    return "; ".join(f"{words}: {numbers} ({', '.join(found)})" for (words, numbers), found in bounds.items())
 
 
 def _number(values: pd.Series) -> str:
