@@ -50,7 +50,7 @@ def drawn(reports):
         yield
     finally:
         reports.put(None)
-        thread.join()
+        thread.join(timeout=5)  # it waits for ever where a killed process held the queue's lock
 
 
 def _draw(reports) -> None:

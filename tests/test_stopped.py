@@ -32,19 +32,19 @@ def test_ctrl_c_takes_one_line_and_leaves_nothing(folder):
     run = begin(folder, workers)
     others = descendants(run.pid)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-    assert run.wait(timeout=10) == 130
+    assert run.wait(timeout=30) == 130
     assert said(folder) == STOPPED
-    until(lambda: not any(map(alive, others)), seconds=5)
+    until(lambda: not any(map(alive, others)), seconds=30)
     assert not left_over(folder)
     assert not list(folder.rglob("*.ipynb"))
-    until(lambda: set(Path("/dev/shm").iterdir()) <= semaphores, seconds=5)
+    until(lambda: set(Path("/dev/shm").iterdir()) <= semaphores, seconds=30)
 
 
 def test_ctrl_c_while_it_starts(folder):
     run = start(folder, "--only", "table1")
     until(lambda: "torch" in Path(f"/proc/{run.pid}/maps").read_text())
     os.killpg(run.pid, signal.SIGINT)
-    assert run.wait(timeout=10) == 130
+    assert run.wait(timeout=30) == 130
     assert said(folder) == STOPPED
 
 
@@ -63,13 +63,13 @@ def test_what_a_killed_run_leaves_is_swept_up_by_the_next_and_a_terminated_one_l
     others = descendants(run.pid)
     run.kill()
     run.wait()
-    until(lambda: not any(map(alive, others)), seconds=5)
+    until(lambda: not any(map(alive, others)), seconds=30)
     assert len(left_over(folder)) == 1
     next_run = begin(folder, kernels)
     assert len(left_over(folder)) == 1
     others = descendants(next_run.pid)
     next_run.terminate()
-    assert next_run.wait(timeout=10) == 143
+    assert next_run.wait(timeout=30) == 143
     assert said(folder) == STOPPED
     assert not any(map(alive, others))
     assert not left_over(folder)

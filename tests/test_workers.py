@@ -19,12 +19,11 @@ from dilib.study.workers import WorkerDied, side_by_side
 from dilib.timing import one_thread
 
 ORPHANS = """
-import sys
-from pathlib import Path
-from functools import partial
-from test_workers import sleep
-from dilib.study.workers import side_by_side
 if __name__ == "__main__":
+    import sys
+    from functools import partial
+    from test_workers import sleep
+    from dilib.study.workers import side_by_side
     side_by_side([partial(sleep, sys.argv[1], index) for index in (0, 1)], jobs=2)
 """
 
@@ -88,7 +87,7 @@ def test_workers_do_not_outlive_a_parent_killed_with_sigkill(tmp_path, when):
     finally:
         parent.kill()
         parent.wait()
-    until(lambda: not any(map(alive, children)), seconds=10)
+    until(lambda: not any(map(alive, children)), seconds=30)
 
 
 def test_an_interrupt_stops_workers_at_once(tmp_path):
@@ -102,6 +101,6 @@ def test_an_interrupt_stops_workers_at_once(tmp_path):
     until(lambda: all((tmp_path / f"{index}.pid").exists() for index in (0, 1)))
     children = workers(parent.pid)
     os.killpg(parent.pid, signal.SIGINT)  # as JupyterLab does
-    parent.wait(timeout=10)
-    until(lambda: not any(map(alive, children)), seconds=5)
+    parent.wait(timeout=60)
+    until(lambda: not any(map(alive, children)), seconds=30)
     assert (tmp_path / "err.txt").read_text().count("Traceback") == 1, "the parent's own, and none of a worker's"

@@ -34,12 +34,12 @@ def side_by_side(calls: Sequence[Callable[[], object]], jobs: int) -> list:
         return [call() for call in calls]
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     reports = context.Queue()
+    reports.cancel_join_thread()  # whoever is killed may hold its lock
     pool = ProcessPoolExecutor(jobs, context, initializer=begin, initargs=(reports,))
     with pool, progress.drawn(reports):
-        with _interrupts_held_back():
-            futures = [pool.submit(call) for call in calls]
-        workers = [process for process in multiprocessing.active_children() if process not in others]
         try:
+            with _interrupts_held_back():
+                futures = [pool.submit(call) for call in calls]
             return [future.result() for future in futures]
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -49,8 +49,9 @@ def side_by_side(calls: Sequence[Callable[[], object]], jobs: int) -> list:
                     "finished, and with OMP_NUM_THREADS=1 it takes less memory"
                 ) from None
             if not isinstance(error, Exception):
-                for worker in workers:
-                    worker.terminate()
+                for process in multiprocessing.active_children():
+                    if process not in others:
+                        process.terminate()
             raise
 
 
