@@ -20,10 +20,12 @@ from dilib.timing import one_thread
 
 ORPHANS = """
 if __name__ == "__main__":
+    import signal
     import sys
     from functools import partial
     from test_workers import sleep
     from dilib.study.workers import side_by_side
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs do not have
     side_by_side([partial(sleep, sys.argv[1], index) for index in (0, 1)], jobs=2)
 """
 
