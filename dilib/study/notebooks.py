@@ -13,6 +13,10 @@ from papermill.iorw import papermill_io
 from dilib.progress import without_bars
 
 MEMORY = "memory:"  # in place of a folder, where papermill is to write to
+KERNEL = [  # what a cell raises is shown all the same; that a kernel ends amid a request is no news
+    "--IPKernelApp.log_level=50",
+    "--IPKernelApp.exec_lines=__import__('logging').getLogger('asyncio').setLevel('CRITICAL')",
+]
 
 
 class NotebookFailed(RuntimeError):
@@ -52,7 +56,7 @@ def execute(notebook: Path, parameters: dict) -> str:
             kernel_name="python3",
             progress_bar=False,
             stderr_file=sys.stderr,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # what a cell raises is shown all the same
+            extra_arguments=KERNEL,
             start_timeout=600,  # on a busy machine
         )
     except PapermillExecutionError as error:
