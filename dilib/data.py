@@ -156,6 +156,14 @@ def of_classes(whole: Data, labels: Sequence[int], word: str) -> Data:
     return replace(whole, title=title, train=part(whole.train), test=part(whole.test), classes=classes)
 
 
+def for_choosing(whole: Data) -> Data:
+    """A data set's training images alone: one in ten, drawn at random, becomes a test image, to choose settings by."""
+    order = torch.randperm(len(whole.train.labels), generator=torch.Generator().manual_seed(0))
+    held_out, kept = (part.sort().values for part in order.split([len(order) // 10, len(order) - len(order) // 10]))
+    train, test = (Split(whole.train.pixels[part], whole.train.labels[part]) for part in (kept, held_out))
+    return replace(whole, title=f"{whole.title}, validation", train=train, test=test)
+
+
 def check_name(name: str) -> None:
     """Raise ValueError unless `name` is a known data set or an image folder that can be used."""
     if name.startswith("folder:"):

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, StepLR
 
 from dilib import losses
 from dilib.checks import check_gradients, check_not_negative, check_positive, check_seed
@@ -21,19 +22,28 @@ from dilib.structure import undisturbed
 from dilib.trial import checked_student, checked_targets, targets, tried
 
 TERMS = ("classification", "prior", "feature", "compete")
+DECAYS = {  # of Adam's rate over so many updates
+    "constant": lambda optimizer, updates: ConstantLR(optimizer, factor=1.0),
+    "cosine": CosineAnnealingLR,
+    "step": lambda optimizer, updates: StepLR(optimizer, max(1, round(0.15 * updates)), gamma=0.3),
+}
 SMALL = 64  # pixels a side, up to which the paper's settings for CIFAR-10 are nearer than those for ImageNet
 UPDATE_SEEDS = 1_000_003  # update i of an inversion with seed s gives a network that draws numbers s·UPDATE_SEEDS + i
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The weights α of Eqs. 3, 7 and 9; a term with weight 0 is not computed. Defaults: the paper's for CIFAR-10."""
+    """The weights α of Eqs. 3, 7 and 9; a term with weight 0 is not computed. Defaults: the paper's for CIFAR-10.
+
+    `alpha_tv_l1` is that of the ℓ1 form of total variation, for continual learning (Sec. E.1).
+    """
 
     alpha_tv: float = 2.5e-5
     alpha_l2: float = 3e-8
     alpha_f: float = 10.0
     alpha_c: float = 10.0
     temperature: float = 3.0
+    alpha_tv_l1: float = 0.0
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -51,7 +61,7 @@ class Objective:
 
     def noise(self) -> "Objective":
         """Classification loss alone: Noise (L)."""
-        return replace(self, alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.0, alpha_c=0.0)
+        return replace(self, alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.0, alpha_c=0.0, alpha_tv_l1=0.0)
 
     def deepdream(self) -> "Objective":
         """Without feature statistics and competition: DeepDream (Eq. 3)."""
@@ -66,8 +76,9 @@ class Objective:
 class Schedule:
     """How pixels are optimised: (resolution, updates) stages, Adam's rate and its decay, augmentation, clipping.
 
-    A resolution is one number, height and width, or None for that of the teacher's preprocessing. `decay` is "constant"
-    (the paper) or "cosine", within each stage. `jitter` is the largest roll in pixels at the last resolution. A later
+    A resolution is one number, height and width, or None for that of the teacher's preprocessing. `decay` is, within
+    each stage, "constant" (the paper), "cosine", or "step": times 0.3 at every 15 % of it (the paper's for continual
+    learning, Sec. E.1). `jitter` is the largest roll in pixels at the last resolution. A later
     stage starts from the earlier one's images, nearest-neighbour up-sampled (Sec. 4.4).
     With `warm_start` above 0, batches after the first start from that share of an earlier batch and the rest of noise,
     and get `warm_updates` at the last resolution.
@@ -83,8 +94,8 @@ class Schedule:
     warm_updates: int = 0
 
     def __post_init__(self):
-        if self.decay not in ("constant", "cosine"):
-            raise ValueError(f"decay {self.decay!r} is unknown; choose constant or cosine")
+        if self.decay not in DECAYS:
+            raise ValueError(f"decay {self.decay!r} is unknown; choose from {', '.join(DECAYS)}")
         if not self.stages or not all(map(_is_stage, self.stages)):
             raise ValueError(f"stages {self.stages} must be (resolution, updates) pairs, each at least 1")
         check_not_negative(self, "jitter", "warm_updates")
@@ -279,6 +290,8 @@ def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor]
         prior = feature = compete = logits.new_zeros(())
         if objective.alpha_tv or objective.alpha_l2:
             prior = losses.image_prior(images, objective.alpha_tv, objective.alpha_l2)
+        if objective.alpha_tv_l1:
+            prior = prior + objective.alpha_tv_l1 * losses.total_variation_l1(images)
         if observed:
             feature = statistics.distance(network.moments)
         if rival:
@@ -290,9 +303,7 @@ def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor]
 
 def _adam(images: Tensor, schedule: Schedule, updates: int):
     optimizer = torch.optim.Adam([images], lr=schedule.lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
-    if schedule.decay == "cosine":
-        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
-    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return optimizer, DECAYS[schedule.decay](optimizer, updates)
 
 
 def views(images: Tensor, schedule: Schedule, updates: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -14,7 +14,8 @@ from dilib.downloads import Unreachable, impatient, reason
 
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-SMALL = ("vgg11_bn", *RESNETS)
+SMALL = ("vgg11_bn", *RESNETS, "mlp")
+MLP = (1024, 512)  # features of its hidden layers
 
 LITE = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}  # their resolutions
 TIMM = "timm/"  # before the names of timm's networks
@@ -25,6 +26,7 @@ TITLES = {
     "vgg11_bn": "VGG-11-BN",
     "resnet18": "ResNet-18",
     "resnet34": "ResNet-34",
+    "mlp": "MLP",
     "efficientnet_lite0": "EfficientNet-Lite0",
     "efficientnet_lite1": "EfficientNet-Lite1",
     "efficientnet_lite2": "EfficientNet-Lite2",
@@ -43,6 +45,7 @@ def title(name: str) -> str:
 def create(name: str, classes: int, channels: int = 3, width: float = 1.0) -> nn.Module:
     """A network for 32×32 images with random weights; `width` scales every layer's channels. Sec. 4.1.
 
+    "mlp" is of another kind than the paper's: neither convolutions nor BatchNorm.
     Raises ValueError for an unknown name or a width that leaves no channel.
 
     Example:
@@ -52,8 +55,18 @@ def create(name: str, classes: int, channels: int = 3, width: float = 1.0) -> nn
         raise ValueError(f"unknown network {name!r}; choose from {', '.join(SMALL)}")
     if not 0 < width <= 4 or int(64 * width) < 1:
         raise ValueError(f"width {width} is out of range; choose from 1/64 to 4")
+    if name == "mlp":
+        return _mlp(classes, channels, width)
     network = _vgg(classes, channels, width) if name == "vgg11_bn" else _resnet(name, classes, channels, width)
     return network.to(memory_format=torch.channels_last)
+
+
+def _mlp(classes: int, channels: int, width: float) -> nn.Module:
+    layers, inputs = [nn.Flatten()], channels * 32 * 32
+    for features in (int(features * width) for features in MLP):
+        layers += [nn.Linear(inputs, features), nn.ReLU(inplace=True)]
+        inputs = features
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
 def _vgg(classes: int, channels: int, width: float) -> nn.Module:

@@ -46,8 +46,13 @@ def named(text: str) -> torch.dtype:
 def autocast_logits(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits (N, K), fp32, of images (N, C, H, W) from a forward pass in `dtype`; weights and gradients stay fp32."""
     images = images.contiguous(memory_format=_memory_format(network))
-    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-        return logits_of(network(images), network).float()
+    return autocast(lambda batch: logits_of(network(batch), network), images, dtype)
+
+
+def autocast(function: Callable[[Tensor], Tensor], batch: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a function makes of a batch in `dtype`, as fp32; its weights and gradients stay fp32."""
+    with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
+        return function(batch).float()
 
 
 def _memory_format(network: nn.Module) -> torch.memory_format:

@@ -1,6 +1,7 @@
 """Every cell that the notebooks ask for."""
 
 from dilib.experiments import (
+    choices,
     continual_data,
     figure2_competition,
     figure7_coverage,
@@ -27,10 +28,14 @@ def every_cell(study, added=()):
         yield from (imagenet.variant_cell(study, name) for name in imagenet.VARIANTS)
         yield from _continual(study, added)
         return
+    for choice in choices.every_choice(study):
+        yield from (choices.trial_cell(study, choice, value) for value in choice.scales)
+    yield from (choices.held_out_cell(study, method) for method in table1_transfer.METHODS)
     for name in study.scale.teachers:
         yield teachers.teacher_cell(study, name)
         yield teachers.memory_cell(study, name)
     yield from (table1_transfer.student_cell(study, pair, m) for pair in PAIRS for m in table1_transfer.METHODS)
+    yield from (table1_transfer.noise_cell(study, part) for part in table1_transfer.NOISE_PARTS)
     shown = ("real", "deepinversion", "deepdream", "noise")
     yield from (table1_transfer.recognition_cell(study, PAIRS[0][0], method) for method in shown)
     sources = (*study.scale.statistics.images, table1_transfer.BATCHNORM)
@@ -41,7 +46,9 @@ def every_cell(study, added=()):
     yield from (frontier.schedule_cell(study, "paper", updates) for updates in sizes.more_updates)
     yield from (frontier.step_cell(study, step) for step in frontier.STEPS)
     yield growth.growth_cell(study)
-    yield from (growth.resolution_cell(study, s) for s in (study.scale.growth.single, study.scale.growth.multi))
+    schemes = (study.scale.growth.single, study.scale.growth.multi)
+    shortened = [growth.shortened(stages, share) for stages in schemes for share in growth.SHARES]
+    yield from (growth.resolution_cell(study, stages) for stages in shortened)
     yield from _from_scratch(study)
     yield from _pruned(study)
     bits = study.scale.quantization.bits

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,38 @@ def test_several_resolutions_and_clipping(teacher, preprocessing):
     )
     assert pixels.min() > -1e-5
     assert pixels.max() < 1 + 1e-5
+
+
+def test_the_prior_is_the_weighted_sum_of_its_three_norms(teacher):
+    still = replace(SHORT, stages=((32, 1),), jitter=0, flip=False)
+    noise = torch.randn((8, 3, 32, 32), generator=torch.Generator().manual_seed(5)).double()
+    across, down = noise[..., 1:] - noise[..., :-1], noise[..., 1:, :] - noise[..., :-1, :]
+    falling, rising = noise[..., 1:, 1:] - noise[..., :-1, :-1], noise[..., 1:, :-1] - noise[..., :-1, 1:]
+    shifts = (across, down, falling, rising)
+    expected = (
+        0.3 * sum(each.norm() for each in shifts) + 0.2 * noise.norm() + 7 * sum(each.abs().mean() for each in shifts)
+    )
+    objective = Objective(alpha_tv=0.3, alpha_l2=0.2, alpha_f=0.0, alpha_c=0.0, alpha_tv_l1=7.0)
+    assert invert(teacher, LABELS, objective, still, seed=5).history[0, 1].item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+
+
+def test_the_rate_falls_as_the_schedule_says():
+    """In steps: times 0.3 at every 15 % of 20 updates, which are 3."""
+    images = torch.zeros(1, requires_grad=True)
+    rates = {}
+    for decay in inversion.DECAYS:
+        optimizer, schedule = inversion._adam(images, replace(SHORT, decay=decay, lr=0.2), updates=20)
+        rates[decay] = []
+        for _ in range(20):
+            rates[decay].append(optimizer.param_groups[0]["lr"])
+            images.grad = torch.ones(1)
+            optimizer.step()
+            schedule.step()
+    assert rates["constant"] == [0.2] * 20
+    assert rates["step"] == pytest.approx([0.2 * 0.3 ** (update // 3) for update in range(20)])
+    assert rates["cosine"] == pytest.approx([0.1 * (1 + math.cos(math.pi * update / 20)) for update in range(20)])
 
 
 def test_a_warm_start_keeps_its_share_of_earlier_images_and_their_variance(teacher):
@@ -142,7 +175,7 @@ def test_bad_input_is_refused_before_any_work(network, preprocessing, change, me
 def test_unknown_names_list_the_choices():
     with pytest.raises(ValueError, match="unknown network 'vgg19'; choose from vgg11_bn, resnet18, resnet34"):
         networks.create("vgg19", 10)
-    with pytest.raises(ValueError, match="decay 'linear' is unknown; choose constant or cosine"):
+    with pytest.raises(ValueError, match="decay 'linear' is unknown; choose from constant, cosine, step"):
         Schedule(decay="linear")
     with pytest.raises(ValueError, match=r"warm_start 1 is out of range; choose 0"):
         Schedule(warm_start=1)

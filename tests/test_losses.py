@@ -77,7 +77,7 @@ def test_dafl_losses_by_hand():
     certain, undecided = logits((0.75, 0.25)), logits((0.5, 0.5))
     assert dafl.one_hot_loss(certain).item() == pytest.approx(-math.log(0.75))
     assert dafl.activation_loss(torch.tensor([[1.0, -3.0]])).item() == -2.0
-    assert dafl.information_entropy_loss(undecided).item() == pytest.approx(-math.log(2))
+    assert dafl.information_entropy_loss(undecided).item() == pytest.approx(-math.log10(2))
 
 
 @pytest.mark.parametrize(

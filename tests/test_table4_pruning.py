@@ -93,20 +93,29 @@ def test_bad_input_is_refused_in_one_line(study):
 
 
 @pytest.mark.parametrize("free", [True, False])
-def test_real_neighbours_are_shown_only_where_anyone_may_publish_them(study, monkeypatch, free):
-    """Features are pixels here, and each image made is a real one made a little brighter."""
+def test_neighbours_are_sought_among_all_training_images(monkeypatch, free):
+    """Features are pixels here; each image made is a training image made a little brighter, each test image much."""
     real = torch.randint(0, 200, (30, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    labels = torch.arange(30) % 10
+    split, test = Split(real, torch.arange(30) % 10), Split(real + 8, torch.arange(30) % 10)
+    classes = tuple(str(label) for label in range(10))
+    study = SimpleNamespace(dataset="digits", data=SimpleNamespace(train=split, test=test, classes=classes))
     rounds = {name: real.roll(-step, 0) + 1 for step, name in enumerate(figure7_coverage.ROUNDS)}
-    monkeypatch.setattr(figure7_coverage, "_images", lambda *_: (Split(real, labels), rounds))
+    monkeypatch.setattr(figure7_coverage, "_rounds", lambda *_: (rounds, real[:1].repeat(90, 1, 1, 1)))
     monkeypatch.setattr(figure7_coverage, "penultimate_features", lambda _, pixels: pixels.flatten(1).float())
-    monkeypatch.setattr(figure7_coverage, "whole_network", lambda _: SimpleNamespace(load=lambda: None))
+    monkeypatch.setattr(figure7_coverage, "whole_network", lambda *_: SimpleNamespace(load=lambda: None))
+    monkeypatch.setattr(figure7_coverage, "AT_ONCE", 7)
     if not free:
         monkeypatch.setattr(data, "FREE", ())
     found = figure7_coverage._metrics(study, 0)
     assert found["nearest_classes"]["DeepInversion"] == [str(label) for label in range(10)]
     assert found["nearest_classes"]["ADI round 2"] == [str((label + 2) % 10) for label in range(10)]
-    assert found["nearest"]["ADI round 1"] == pytest.approx([4.0] * 30)  # sixteen pixels brighter by one
+    assert found["nearest"]["features"]["ADI round 1"] == pytest.approx([4.0] * 30)  # sixteen pixels brighter by one
+    assert found["nearest"]["pixels"]["ADI round 1"] == pytest.approx([1.0] * 30)
+    assert found["nearest"]["pixels"]["test"] == pytest.approx([8.0] * 30)
+    for space in figure7_coverage.SPACES:
+        assert found[space]["ADI round 1"] == pytest.approx({"near": 100.0, "farther": 1 / 8})
+    assert found["coverage"]["DeepInversion"] == 100
+    assert found["coverage_of_plain"]["ADI round 2"] < 100  # ninety times the same image
     shown = dict(zip(figure7_coverage.rows(study), found["samples"].split(10), strict=True))
     assert torch.equal(shown["DeepInversion"], rounds["DeepInversion"][:10])
     assert shown.keys() >= {"DeepInversion", "ADI round 2"}

@@ -4,7 +4,7 @@ Chen et al., "Data-Free Learning of Student Networks", ICCV 2019.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from dilib.checks import check_not_negative, check_positive, check_whole
 from dilib.classifier import Classifier, Frozen, Preprocessing, head_of, logits_and_features, sides
 from dilib.distillation import DistillationSettings, scaled_distillation
 from dilib.evaluation import accuracy, glimpse
-from dilib.precision import autocast_logits
+from dilib.precision import autocast, autocast_logits
 from dilib.rounds import Run, in_rounds
 from dilib.training import descend, sgd
 from dilib.trial import checked_student
@@ -22,22 +22,22 @@ from dilib.trial import checked_student
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """The generator's size and learning rate, and the weights of its three losses, by default as in the DAFL paper.
+    """The generator's size and learning rate, the weights of its losses, and the temperature of the student's loss.
 
-    How the student is taught, and for how many joint steps, is in `student`; its images are not augmented.
+    Defaults: DAFL's published ones for CIFAR-10.
     """
 
-    student: DistillationSettings = field(default_factory=lambda: DistillationSettings(rounds=200, updates=120))
-    latents: int = 100
+    latents: int = 1000
     width: int = 128
-    lr: float = 1e-3
-    one_hot: float = 1.0
-    activation: float = 0.1
+    lr: float = 0.02
+    one_hot: float = 0.05
+    activation: float = 0.01
     entropy: float = 5.0
+    temperature: float = 1.0
 
     def __post_init__(self):
         check_whole(self, "latents", "width")
-        check_positive(self, "lr")
+        check_positive(self, "lr", "temperature")
         check_not_negative(self, "one_hot", "activation", "entropy")
 
 
@@ -78,25 +78,28 @@ def activation_loss(features: Tensor) -> Tensor:
 
 
 def information_entropy_loss(logits: Tensor) -> Tensor:
-    """Minus the entropy, in nats, of the batch's mean prediction: use all classes alike. DAFL Eq. 5."""
+    """Minus the entropy, by decimal logarithms, of the batch's mean prediction: use all classes alike. DAFL Eq. 5."""
     mean = logits.softmax(1).mean(0)
-    return (mean * torch.log(mean.clamp_min(1e-12))).sum()
+    return (mean * torch.log10(mean.clamp_min(1e-12))).sum()
 
 
 def distill_with_generator(
     teacher: Classifier,
     student: nn.Module,
     test: tuple[Tensor, Tensor],
+    teaching: DistillationSettings,
     settings: GeneratorSettings,
     run: Run = Run(),
 ) -> tuple[Generator, dict[str, list[float]]]:
     """Train a generator and, in place, the student; the generator, and "student_on_test" and seconds of each round.
 
+    `teaching` has the number of joint steps, their images, and the student's rate; images are not augmented, and the
+    temperature is that of `settings`.
     Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
     finite.
     """
     checked_student(teacher, student)
-    teaching, frozen, head = settings.student, teacher.frozen(), head_of(teacher)
+    frozen, head = teacher.frozen(), head_of(teacher)
     torch.manual_seed(run.seed)
     generator = Generator(teacher.preprocessing, settings.latents, settings.width)
     generator = generator.to(teacher.device, memory_format=torch.channels_last)
@@ -122,7 +125,7 @@ def distill_with_generator(
 def _joint_step(teacher: tuple[Frozen, str], student, schedule, generator, adam, latents: Tensor, settings) -> Tensor:
     """One update of the generator against the teacher, and one of the student on the same images; the latter's loss."""
     frozen, head = teacher
-    images = generator(latents)
+    images = autocast(generator, latents, frozen.dtype)
     logits, features = logits_and_features(frozen, head, images)
     generator_loss = (
         settings.one_hot * one_hot_loss(logits)
@@ -130,7 +133,7 @@ def _joint_step(teacher: tuple[Frozen, str], student, schedule, generator, adam,
         + settings.entropy * information_entropy_loss(logits)
     )
     student_logits = autocast_logits(student, images.detach(), frozen.dtype)
-    loss = scaled_distillation(logits.detach(), student_logits, settings.student.temperature)
+    loss = scaled_distillation(logits.detach(), student_logits, settings.temperature)
     adam.zero_grad()
     descend(schedule, generator_loss + loss)  # their graphs share no weight
     adam.step()

@@ -19,8 +19,10 @@ def textbook(
     """Synthesise images in fp32 with stock operations: a forward hook per BatchNorm layer, weight gradients included.
 
     Yields the images (N, C, H, W) after each update. From the same noise as `inversion.updates`, with the same jitter
-    and flips, at one resolution.
+    and flips, at one resolution. Raises ValueError for what it does not know: ℓ1 total variation, a rate in steps.
     """
+    if objective.alpha_tv_l1 or schedule.decay == "step":
+        raise ValueError("the textbook's step knows no alpha_tv_l1 and no decay by steps; use dilib.inversion.updates")
     network = copy.deepcopy(teacher.network).to(memory_format=torch.contiguous_format)
     found: list[Tensor] = []
 

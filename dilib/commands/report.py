@@ -9,8 +9,10 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from dilib.artifacts import write_atomically
 from dilib.experiments import step_times
+from dilib.study import setting_table
 from dilib.study.overview import overview, studies, summaries
 
+SETTINGS = "docs/settings.md"  # beside the README
 DIFFERENCES = "## What differs from the paper"
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -36,10 +38,13 @@ img {{ max-width: 100% }}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """REPORT.md and REPORT.html, and the README's summaries; 0 on success, 2 where results are damaged or missing."""
+    """REPORT.md and .html, the README's summaries and docs/settings.md; 0 on success, 2 where results are damaged."""
     parser = argparse.ArgumentParser(prog="python -m dilib.commands.report", description=__doc__)
     parser.add_argument("--results", default="results", help="folder of all results")
-    parser.add_argument("--readme", help="a README whose summary of the claims is renewed and whose differences quoted")
+    parser.add_argument(
+        "--readme",
+        help="a README whose summaries are renewed, with docs/settings.md beside it, and whose differences are quoted",
+    )
     options = parser.parse_args(arguments)
     results, readme = Path(options.results), Path(options.readme) if options.readme else None
     try:
@@ -61,6 +66,7 @@ def _write(results: Path, readme: Path | None) -> None:
     write_atomically(results / "REPORT.html", _as_page(text).encode())
     if readme:
         write_atomically(readme, _renewed(before, summaries(found)).encode())
+        write_atomically(readme.parent / SETTINGS, setting_table.as_markdown().encode())
 
 
 def marks(name: str) -> tuple[str, str]:

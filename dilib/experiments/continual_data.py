@@ -71,7 +71,7 @@ def can_be_halved(study: Study) -> bool:
     if not 2 <= len(old) < len(study.data.classes):
         return False
     there = torch.isin(study.data.train.labels, torch.tensor(old)).sum()
-    return bool(there >= study.scale.training[settings.networks[0]].batch_size)
+    return bool(there >= study.scale.training[next(iter(settings.networks))].batch_size)
 
 
 def halves(whole: Data, old: Sequence[int]) -> list[Data]:

@@ -71,7 +71,7 @@ def step_cell(study: Study, step: str, seed: int = 0) -> Cell:
 
 
 def _step_metrics(study: Study, step: str, seed: int) -> dict:
-    teacher, student = load_teacher(study, PAIR[0]), fresh_network(study, PAIR[1], seed + 1)
+    teacher, student = load_teacher(study, PAIR[0], seed), fresh_network(study, PAIR[1], seed + 1)
     distillation = study.scale.frontier.student
     batches = []
     with bar(distillation.rounds, f"images by the step: {step}, seed {seed}") as progress:

@@ -24,6 +24,8 @@ from dilib.study.cells import Cell, Study
 from dilib.timing import wall_seconds
 
 TEACHER, JUDGE = "resnet34", "vgg11_bn"
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of a scheme's updates, to see how its images get better
+Stages = tuple[tuple[int, int], ...]  # (resolution, updates)
 
 
 def growth_cell(study: Study) -> Cell:
@@ -62,8 +64,29 @@ def update_seconds(teacher: Classifier, shapes: Sequence[tuple[int, int]], turns
     return [median(found) for found in seconds]
 
 
-def resolution_cell(study: Study, stages: tuple[tuple[int, int], ...], seed: int = 0) -> Cell:
-    """A batch of images through these (resolution, updates) stages: its seconds, and what networks make of it.
+def shortened(stages: Stages, share: float) -> Stages:
+    """The stages with a share of their updates."""
+    return tuple((size, max(1, round(share * updates))) for size, updates in stages)
+
+
+def seconds_to(quality: float, curve: Sequence[tuple[float, float]]) -> float:
+    """When a curve of (seconds, quality), its points joined by straight lines, first reaches a quality.
+
+    Raises ValueError where it never does.
+    """
+    before = None
+    for seconds, reached in sorted(curve):
+        if reached >= quality:
+            if before is None:
+                return seconds
+            share = (quality - before[1]) / (reached - before[1])
+            return before[0] + share * (seconds - before[0])
+        before = seconds, reached
+    raise ValueError(f"a quality of {quality} is never reached; the best is {max(reached for _, reached in curve)}")
+
+
+def resolution_cell(study: Study, stages: Stages, seed: int = 0) -> Cell:
+    """A batch of images through these stages: its seconds, and what networks make of it.
 
     The judge is a network that had no part in making them.
     """
@@ -74,12 +97,12 @@ def resolution_cell(study: Study, stages: tuple[tuple[int, int], ...], seed: int
         "schedule": replace(study.scale.schedule[TEACHER], stages=stages),
         "batch_size": study.scale.batch_size,
     }
-    name = "resolution--" + "-".join(str(size) for size, _ in stages)
+    name = "resolution--" + "-".join(f"{size}x{updates}" for size, updates in stages)
     return Cell(name, settings, partial(_resolution_metrics, study, settings, seed), seed)
 
 
 def _resolution_metrics(study: Study, settings: dict, seed: int) -> dict:
-    teacher, judge = (load_teacher(study, name) for name in (TEACHER, JUDGE))
+    teacher, judge = (load_teacher(study, name, seed) for name in (TEACHER, JUDGE))
     classes = study.data.classes
     labels = balanced_labels(settings["batch_size"], len(classes), seed).to(study.device)
     started = time.perf_counter()
@@ -90,12 +113,12 @@ def _resolution_metrics(study: Study, settings: dict, seed: int) -> dict:
         "teacher_top1": accuracy(teacher, made, labels),
         "judge_top1": accuracy(judge, made, labels),
         "feature_distance": stored.distance(FeatureStatistics.from_images(teacher.network, made)).item(),
-        "seconds": seconds,
+        "batch_seconds": seconds,
         "samples": by_class(teacher.preprocessing.to_pixels(made), labels, len(classes), rows=1),
     }
 
 
-def device_hours(images: int, stages: Sequence[tuple[int, int]], seconds: float, size: int) -> float:
+def device_hours(images: int, stages: Stages, seconds: float, size: int) -> float:
     """Hours for `images` through (resolution, updates) stages, if an image's update takes `seconds` at `size` pixels.
 
     An update's time is taken to grow with the number of pixels, as measured above.

@@ -18,9 +18,10 @@ from dilib.recipe import Recipe
 from dilib.rounds import Run
 from dilib.study.cells import Cell, Study
 
+PROXIES = {"proxy": "proxy images", "second_proxy": "second proxy"}
 SOURCES = {
     "real": "real images",
-    "proxy": "proxy images",
+    "proxy": PROXIES["proxy"],
     "gan": "GAN",
     "deepinversion": "DeepInversion",
 }
@@ -28,12 +29,14 @@ SOURCES = {
 
 def source_settings(study: Study, source: str, teacher: str) -> dict:
     """Everything but the seed that a source's images depend on. Raises ValueError for an unknown source."""
-    if source not in SOURCES:
-        raise ValueError(f"unknown image source {source!r}; choose from {', '.join(SOURCES)}")
+    known = {**SOURCES, **PROXIES}
+    if source not in known:
+        raise ValueError(f"unknown image source {source!r}; choose from {', '.join(known)}")
     maker = maker_of(study, teacher)
+    if source in PROXIES:
+        return {"source": source, "proxy": data.identity(_proxy(study, source), study.data_folder)}
     specific = {
         "real": {},
-        "proxy": {"proxy": data.identity(study.scale.sources.proxy, study.data_folder)},
         "gan": {"gan": study.scale.sources.gan},
         "deepinversion": {
             "teacher": maker.settings,
@@ -57,16 +60,22 @@ def available(study: Study) -> list[str]:
 def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Split:
     """`count` images, the first of any larger number, with labels where they have any that may be used."""
     if source == "deepinversion":
-        return dreamt(study, maker_of(study, teacher).recipe(seed), count)
+        return dreamt(study, maker_of(study, teacher, seed).recipe(seed), count)
     if source == "gan":
         generator, seconds = trained_gan(study, seed)
         made = gan.sample(generator, count, seed)
         return Split(made.pixels, made.labels, seconds)
     if source == "real":
         return chosen(study.data.train, count, seed)
-    proxy = data.loaded(study.scale.sources.proxy, study.data_folder, study.data.preprocessing.size).train
+    proxy = data.loaded(_proxy(study, source), study.data_folder, study.data.preprocessing.size).train
     found = chosen(proxy, count, seed)
     return Split(data.in_channels(found.pixels, study.data.preprocessing.channels), found.labels)
+
+
+def _proxy(study: Study, source: str) -> str:
+    """The data set that is a proxy."""
+    sources = study.scale.sources
+    return sources.second_proxy if source == "second_proxy" else sources.proxy
 
 
 def chosen(split: Split, count: int, seed: int) -> Split:
@@ -97,7 +106,7 @@ def gan_cell(study: Study, teacher: str, count: int, seed: int = 0) -> Cell:
 
 
 def _images_metrics(study: Study, source: str, teacher: str, count: int, seed: int) -> dict:
-    made, judge = images(study, source, teacher, count, seed), maker_of(study, teacher)
+    made, judge = images(study, source, teacher, count, seed), maker_of(study, teacher, seed)
     return {
         "images": count,
         "teacher_top1": split_accuracy(judge.load(), made),

@@ -40,7 +40,7 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
     single = replace(schedule, stages=((size, -(-pixels // size**2)),))
     changes = {
         "deepinversion": {},
-        "deepdream": {"objective": objective.deepdream()},
+        "deepdream": {"objective": replace(objective.deepdream(), alpha_tv=settings.deepdream_tv)},
         "no_prior": {"objective": replace(objective, alpha_tv=0.0, alpha_l2=0.0)},
         "no_flips": {"schedules": (replace(schedule, flip=False),)},
         "no_clipping": {"schedules": (replace(schedule, clip=False),)},
@@ -54,13 +54,20 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
     return replace(settings, **changes[name])
 
 
+def variants(settings: ImageNet) -> list[str]:
+    """Those of VARIANTS that leave out something that `settings` have."""
+    same = {name: replace(variant(settings, name), classes=settings.classes) == settings for name in VARIANTS}
+    return [name for name in VARIANTS if name == "deepinversion" or not same[name]]
+
+
 def variant_cell(study: Study, name: str, seed: int = 0) -> Cell:
     """Images by one variant, and what their teacher and the other networks make of them.
 
     Its samples are the images: DeepInversion's in full, after TILES snapshots of the first, others' at half the size.
     """
-    settings = {"imagenet": variant(study.scale.imagenet, name)}
-    return Cell(f"imagenet--{name}", settings, partial(_variant_metrics, study, name, seed), seed)
+    settings = vars(variant(study.scale.imagenet, name))
+    used = {key: value for key, value in settings.items() if key not in ("transfer", "deepdream_tv")}
+    return Cell(f"imagenet--{name}", {"imagenet": used}, partial(_variant_metrics, study, name, seed), seed)
 
 
 def _variant_metrics(study: Study, name: str, seed: int) -> dict:

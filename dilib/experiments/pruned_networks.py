@@ -54,9 +54,9 @@ class Pruning:
         return f"{self.kind}-{self.share:g}--{score}-{self.loss}-{self.source}"
 
 
-def whole_network(study: Study) -> Maker:
+def whole_network(study: Study, seed: int = 0) -> Maker:
     """The network that is pruned."""
-    return maker_of(study, study.scale.compression.network)
+    return maker_of(study, study.scale.compression.network, seed)
 
 
 def pruned_cell(study: Study, pruning: Pruning, seed: int = 0) -> Cell:
@@ -84,13 +84,13 @@ def _ranking(settings: Compression, pruning: Pruning) -> PruningSettings:
 
 
 def _pruned_metrics(study: Study, pruning: Pruning, seed: int) -> dict:
-    teacher, (kept, stopped) = whole_network(study).load(), kept_filters(study, pruning, seed)
+    teacher, (kept, stopped) = whole_network(study, seed).load(), kept_filters(study, pruning, seed)
     smaller = teacher.with_network(removed(teacher, kept).eval())
     operators, table, _ = lookup(study)
     left, batch = counts(kept), study.scale.compression.batch
     return {
         "top1": split_accuracy(smaller, study.data.test),
-        "teacher_top1": teacher_top1(study, study.scale.compression.network),
+        "teacher_top1": teacher_top1(study, study.scale.compression.network, seed),
         "filters": 100 * sum(len(group.convolutions) * n for group, n in left.items()) / sum(g.filters for g in kept),
         "gflops": batch * gflops(smaller),
         "gflops_before": batch * gflops(teacher),
@@ -104,7 +104,7 @@ def kept_filters(study: Study, pruning: Pruning, seed: int) -> tuple[Kept, str]:
     """Which filters stay, ranked first if that is not in artifacts, and why ranking stopped short, if it did."""
     card = pruned_settings(study, pruning)
     path = study.artifacts / "pruned" / f"{digest([card, seed])}.safetensors"
-    teacher = whole_network(study).load()
+    teacher = whole_network(study, seed).load()
     groups = coupled(teacher)
     with study.lock(f"pruned-{path.stem}"):
         if load_tensors(path, card) is None:
@@ -207,5 +207,5 @@ def speeds_cell(study: Study, prunings: Sequence[Pruning], seed: int = 0) -> Cel
 
 def _speeds_metrics(study: Study, prunings: Sequence[Pruning], seed: int) -> dict:
     every = [kept_filters(study, pruning, seed)[0] for pruning in prunings]
-    milliseconds = _timed(study, whole_network(study).load(), every)
+    milliseconds = _timed(study, whole_network(study, seed).load(), every)
     return dict(zip(("whole", *(pruning.name for pruning in prunings)), milliseconds, strict=True))

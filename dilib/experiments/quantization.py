@@ -42,7 +42,7 @@ def quantized_cell(study: Study, source: str, bits: int, tuned: bool, seed: int 
 
 
 def _metrics(study: Study, source: str, bits: int, tuned: bool, seed: int) -> dict:
-    settings, teacher = study.scale.quantization, maker_of(study, study.scale.quantization.network).load()
+    settings, teacher = study.scale.quantization, maker_of(study, study.scale.quantization.network, seed).load()
     pool = _images(study, source, settings.images if tuned else settings.calibrating, seed)
     started = time.perf_counter()
     ranges = teacher.preprocessing.normalise(pool.pixels[: settings.calibrating])
@@ -55,7 +55,7 @@ def _metrics(study: Study, source: str, bits: int, tuned: bool, seed: int) -> di
     top1_on_few_bits = _exact_top1(teacher.with_network(student), study.data.test)
     return {
         "top1": top1_on_few_bits,
-        "teacher_top1": teacher_top1(study, settings.network),
+        "teacher_top1": teacher_top1(study, settings.network, seed),
         "images": len(pool.labels),
         "seconds": pool.seconds + time.perf_counter() - started,
         "history": history,

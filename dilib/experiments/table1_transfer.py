@@ -27,6 +27,7 @@ from dilib.progress import counted
 from dilib.recipe import Recipe, Rival
 from dilib.rounds import Run
 from dilib.study.cells import TILES, Cell, Study
+from dilib.study.scales.settings import JUDGE, PAIRS
 
 METHODS = {  # in the paper's words
     "noise": "Noise (L)",
@@ -49,9 +50,9 @@ def student_cell(study: Study, pair: Pair, method: str, seed: int = 0) -> Cell:
 def recognition_cell(study: Study, teacher: str, method: str, seed: int = 0) -> Cell:
     """What networks that did not make them name in a method's first batch of images, or in "real" test images.
 
-    "by_class" has, for each other network of the study, the percentage named right of each class.
+    "by_class" has, for each other teacher of the study and for JUDGE, the percentage named right of each class.
     """
-    judges = [name for name in study.scale.teachers if name != teacher]
+    judges = [*(name for name in study.scale.teachers if name != teacher), JUDGE]
     settings = {"judges": {judge: teacher_settings(study, judge) for judge in judges}}
     if method != "real":
         settings |= _images_settings(study, teacher, method, BATCHNORM)
@@ -63,18 +64,42 @@ def recognition_cell(study: Study, teacher: str, method: str, seed: int = 0) -> 
     )
 
 
+NOISE_PARTS = {  # why Noise may teach: Table 1's first pair with one thing changed
+    "as in Table 1": {},
+    "no clipping": {"schedule": {"clip": False}},
+    "every batch from noise": {"schedule": {"warm_start": 0.0, "warm_updates": 0}},
+    "temperature 3": {"distillation": {"temperature": 3.0}},
+    "another student": {},
+}
+
+
+def noise_cell(study: Study, part: str, seed: int = 0) -> Cell:
+    """A student taught by Noise as in Table 1, with one of NOISE_PARTS changed."""
+    pair = PAIRS[1] if part == "another student" else PAIRS[0]
+    changes, scale = NOISE_PARTS[part], study.scale
+    varied = study.with_scale(
+        schedule={**scale.schedule, pair[0]: replace(scale.schedule[pair[0]], **changes.get("schedule", {}))},
+        distillation={**scale.distillation, pair: replace(scale.distillation[pair], **changes.get("distillation", {}))},
+    )
+    return replace(student_cell(varied, pair, "noise", seed), name=f"noise--{part.replace(' ', '-')}")
+
+
 def _recognition_metrics(study: Study, teacher: str, method: str, judges: list[str], seed: int) -> dict:
     if method == "real":
         images, labels = study.test
     else:
-        batch = plain_pool(study, load_teacher(study, teacher), method, BATCHNORM, seed).batch(0)
+        batch = plain_pool(study, load_teacher(study, teacher, seed), method, BATCHNORM, seed).batch(0)
         images, labels = batch.images, batch.labels
-    return {"by_class": {judge: accuracy_by_class(load_teacher(study, judge), images, labels) for judge in judges}}
+    return {
+        "by_class": {judge: accuracy_by_class(load_teacher(study, judge, seed), images, labels) for judge in judges}
+    }
 
 
 def objective_of(study: Study, teacher: str, method: str) -> Objective:
     """The loss weights of a method at the study's scale."""
     objective = study.scale.objective[teacher]
+    if method == "deepdream":
+        return replace(objective.deepdream(), alpha_tv=study.scale.deepdream_tv)
     return objective if method == "adaptive" else getattr(objective, method)()
 
 
@@ -85,11 +110,11 @@ def student_settings(study: Study, pair: Pair, method: str, statistics: int | st
         "teacher": teacher_settings(study, teacher),
         "student": {"network": student, "width": scale.widths[student]},
         "method": method,
+        "distillation": scale.distillation[pair],
     }
     if method == "dafl":
         return plain({**settings, "generator": scale.dafl})
     settings |= _images_settings(study, teacher, method, statistics)
-    settings["distillation"] = scale.distillation[pair]
     if method == "adaptive":
         settings["adaptive_after"] = scale.adaptive_after
     return plain(settings)
@@ -112,7 +137,7 @@ def taught_by_inversion(
 
     `statistics` is BATCHNORM, or the number of real images that feature statistics are measured on (Table 8).
     """
-    teacher, student = load_teacher(study, pair[0]), fresh_network(study, pair[1], seed=seed + 1)
+    teacher, student = load_teacher(study, pair[0], seed), fresh_network(study, pair[1], seed=seed + 1)
     plain_method = "deepinversion" if method == "adaptive" else method
     pool = plain_pool(study, teacher, plain_method, statistics, seed)
     batch = _adaptive_batches(study, pool, student, settings) if method == "adaptive" else pool.batch
@@ -124,7 +149,7 @@ def taught_by_inversion(
     shown = batch(distillation.rounds - 1 if method == "adaptive" else 0)
     return {
         "top1": history["student_on_test"][-1],
-        "teacher_top1": study.result(teacher_cell(study, pair[0]))["metrics"]["top1"],
+        "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
         "images": distillation.rounds * study.scale.batch_size,
         "updates": study.scale.schedule[pair[0]].updates(distillation.rounds),
         "seconds": sum(history.pop("seconds")),
@@ -164,18 +189,19 @@ def _adaptive_batches(study: Study, first: ImagePool, student: nn.Module, settin
 
 
 def _taught_by_generator(study: Study, pair: Pair, *, settings: dict, seed: int) -> dict:
-    teacher, student = load_teacher(study, pair[0]), fresh_network(study, pair[1], seed=seed + 1)
-    dafl = study.scale.dafl
-    with counted(dafl.student.rounds, f"{pair_name(pair)}, dafl, seed {seed}") as on_round:
+    teacher, student = load_teacher(study, pair[0], seed), fresh_network(study, pair[1], seed=seed + 1)
+    teaching, dafl = study.scale.distillation[pair], study.scale.dafl
+    with counted(teaching.rounds, f"{pair_name(pair)}, dafl, seed {seed}") as on_round:
         run = _run(study, teacher, settings, seed, on_round)
-        generator, history = distill_with_generator(teacher, student, study.test, dafl, run)
+        generator, history = distill_with_generator(teacher, student, study.test, teaching, dafl, run)
     with torch.no_grad():
         random = torch.Generator().manual_seed(seed)
         images = generator(torch.randn(500, dafl.latents, generator=random).to(study.device))
         labels = teacher.network(images).argmax(1)
     return {
         "top1": history["student_on_test"][-1],
-        "teacher_top1": study.result(teacher_cell(study, pair[0]))["metrics"]["top1"],
+        "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
+        "images": teaching.rounds * teaching.updates * teaching.batch_size,
         "seconds": sum(history.pop("seconds")),
         "history": history,
         "samples": by_class(teacher.preprocessing.to_pixels(images), labels, len(study.data.classes)),

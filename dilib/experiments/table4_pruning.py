@@ -20,7 +20,7 @@ from dilib.rounds import Run
 from dilib.study.cells import Cell, Study
 
 ADAPTIVE_ROUNDS = 2  # as in the paper
-TUNING_SOURCES = {**image_sources.SOURCES, "adaptive": "Adaptive DeepInversion"}  # to tune by
+TUNING_SOURCES = {**image_sources.SOURCES, **image_sources.PROXIES, "adaptive": "Adaptive DeepInversion"}  # to tune by
 DATA_FREE = ("deepinversion", "adaptive")
 
 
@@ -106,7 +106,7 @@ def _tuned(
     study: Study, pruning: Pruning, pools: Sequence[Split], tuning: PoolSettings, words: str, seed: int
 ) -> tuple[nn.Module, dict[str, list[float]]]:
     """The pruned network taught by the whole one on these images, and its course."""
-    teacher = whole_network(study).load()
+    teacher = whole_network(study, seed).load()
     kept, _ = kept_filters(study, pruning, seed)
     student = removed(teacher, kept).to(memory_format=torch.channels_last)
     with counted(tuning.rounds, f"tuning {words}, seed {seed}") as on_round:
@@ -125,7 +125,7 @@ def adaptive_pools(study: Study, pruning: Pruning, seed: int) -> list[Split]:
 
 def _adaptive_images(study: Study, pruning: Pruning, pools: Sequence[Split], number: int, seed: int) -> Split:
     """The images of one adaptive round, made first if they are not there yet, against a student tuned on `pools`."""
-    settings, recipe = study.scale.compression, whole_network(study).recipe(seed)
+    settings, recipe = study.scale.compression, whole_network(study, seed).recipe(seed)
 
     def student() -> nn.Module:
         return _tuned(study, pruning, pools, settings.brief, f"{pruning.name}, round {number + 1}", seed)[0].eval()

@@ -30,7 +30,7 @@ def student_cell(study: Study, source: str, count: int, teaching: PoolSettings, 
 
 def taught(study: Study, source: str, count: int, teaching: PoolSettings, settings: dict, seed: int) -> dict:
     """The metrics of a student, taught by every process that torchrun started."""
-    maker = maker_of(study, study.scale.from_scratch.teacher)
+    maker = maker_of(study, study.scale.from_scratch.teacher, seed)
     teacher, student = maker.load(), maker.fresh(seed + 1)
     pool = images(study, source, study.scale.from_scratch.teacher, count, seed)
     card = {**settings, "seed": seed, "teacher_weights": fingerprint(teacher.network)}

@@ -14,6 +14,7 @@ from dilib.classifier import Classifier
 from dilib.continual.extended import AT_ONCE, WATCHED, Extended, joined, logits, some, taken_for, top1
 from dilib.continual.extension import (
     CONTINUAL_METHODS,
+    ExtensionSettings,
     Lesson,
     binary_cross_entropy,
     extend,
@@ -87,13 +88,20 @@ def _settings(study: Study, network: str, added: tuple[str, ...], method: str) -
         "base": _base_settings(study, network, added == (HALF,)),
         "added": identities(study, added),
         "method": method,
-        "extension": of_scale.extension,
+        "extension": _extension(study, network, method),
     }
     if method == "lwf_mc":
         settings["binary"] = of_scale.binary
     elif method in DREAMING:
         settings["dreams"] = _dreams(study, network, method)
     return plain(settings)
+
+
+def _extension(study: Study, network: str, method: str) -> ExtensionSettings:
+    """How new classes are learnt: the network's settings, with the method's own learning rate where it has one."""
+    settings = continual_settings(study)
+    usual = settings.networks[network].extension
+    return replace(usual, lr=settings.lr.get(method, usual.lr))
 
 
 def _metrics(study: Study, network: str, added: tuple[str, ...], method: str, seed: int) -> dict:
@@ -114,10 +122,13 @@ def extended(
 ) -> tuple[Extended, dict[str, Tensor]]:
     """The network after these additions, made first if it is not there yet, and how the last one went."""
     if not added:
-        return base(study, network, method), {}
+        return base(study, network, method, seed), {}
     path, card = _weights(study, network, added, method, seed)
     halved = added == (HALF,)
-    before = base(study, network, method, halved) if halved else extended(study, network, added[:-1], method, seed)[0]
+    if halved:
+        before = base(study, network, method, seed, halved)
+    else:
+        before, _ = extended(study, network, added[:-1], method, seed)
     new = data_sets(study, added)[-1]
     known = replace(
         before,
@@ -153,7 +164,7 @@ def _learn(
     study: Study, network: str, added: tuple[str, ...], networks: tuple[Extended, Extended], method: str, seed: int
 ) -> dict[str, Tensor]:
     """Train the second network in place; the course of its accuracies, what was taken for what, and seconds."""
-    (before, known), settings = networks, continual_settings(study).extension
+    (before, known), settings = networks, _extension(study, network, method)
     sets = data_sets(study, added)
     tests = [some(each.test, WATCHED) for each in sets]
     memories = _memories(study, network, sets[:-1], before, method, seed)
@@ -183,21 +194,21 @@ def _memories(
     if method == "lwf_mc":
         return None
     if method in DREAMING:
-        return dreamt(study, _recipe(study, network, before, method, seed), _images(study, before))
-    count = continual_settings(study).extension.images_per_class
+        return dreamt(study, _recipe(study, network, before, method, seed), _images(study, network, before))
+    count = _extension(study, network, method).images_per_class
     parts = [first_of_each(each, count, start) for each, start in zip(known_data, before.starts, strict=True)]
     return Split(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
 
 
-def base(study: Study, network: str, method: str, halved: bool = False) -> Extended:
+def base(study: Study, network: str, method: str, seed: int, halved: bool = False) -> Extended:
     """The network before anything is added; for LwF.MC fine-tuned with binary cross-entropy, as it asks for."""
     settings = continual_settings(study)
     study = study.on_half(settings.old) if halved else study
-    maker = _maker(study, network)
+    maker = _maker(study, network, seed)
     teacher = maker.load()
     teacher = replace(teacher, preprocessing=replace(teacher.preprocessing, size=settings.size))
     if method == "lwf_mc":
-        _fine_tune_for_binary(study, network, teacher)
+        _fine_tune_for_binary(study, network, teacher, seed)
     return Extended(
         teacher,
         IMAGENET_CLASSES if study.dataset == "imagenet" else study.data.classes,
@@ -216,22 +227,22 @@ def _base_settings(study: Study, network: str, halved: bool) -> dict:
     }
 
 
-def _maker(study: Study, network: str) -> Maker:
-    return imagenet_maker(study, network) if study.dataset == "imagenet" else maker_of(study, network)
+def _maker(study: Study, network: str, seed: int = 0) -> Maker:
+    return imagenet_maker(study, network) if study.dataset == "imagenet" else maker_of(study, network, seed)
 
 
-def _fine_tune_for_binary(study: Study, network: str, teacher: Classifier) -> None:
+def _fine_tune_for_binary(study: Study, network: str, teacher: Classifier, seed: int) -> None:
     """Fine-tune the teacher, in place, on its own data with binary cross-entropy, or load what that gave before."""
     settings, split = continual_settings(study).binary, data_sets(study, ())[0].train
     card = {"teacher": _maker(study, network).settings, "binary": settings, "size": teacher.preprocessing.size}
-    card = plain(card | study.computing)
-    path = study.artifacts / "teachers" / f"{network}-binary.safetensors"
-    with study.lock(f"teacher-binary-{network}"):
+    card = plain(card | study.computing | {"seed": seed})
+    path = study.artifacts / "teachers" / f"{network}-binary-seed{seed}.safetensors"
+    with study.lock(f"teacher-{path.stem}"):
         if load_tensors(path, card) is None:
             shift_to_binary(teacher, logits(teacher, some(split, WATCHED)))
             teacher.network.requires_grad_(True)
             with counted(settings.epochs, "binary cross-entropy for LwF.MC") as on_round:
-                train(teacher, split, settings, Run(on_round=on_round), loss_of=binary_cross_entropy)
+                train(teacher, split, settings, Run(seed, on_round=on_round), loss_of=binary_cross_entropy)
             save_tensors(path, weights(teacher.network), card)
     teacher.network.load_state_dict(load_tensors(path, card)[0])
     teacher.network.eval()
@@ -252,14 +263,14 @@ def dreams_cell(study: Study, network: str, method: str, seed: int = 0, halved: 
     settings = {
         "base": _base_settings(study, network, halved),
         "dreams": _dreams(study, network, method),
-        "images_per_class": continual_settings(study).extension.images_per_class,
+        "images_per_class": _extension(study, network, method).images_per_class,
     }
     return Cell(name, settings, partial(_dreams_metrics, study, network, method, seed, halved), seed)
 
 
 def _dreams_metrics(study: Study, network: str, method: str, seed: int, halved: bool) -> dict:
-    known = base(study, network, method, halved)
-    recipe, count = _recipe(study, network, known, method, seed), _images(study, known)
+    known = base(study, network, method, seed, halved)
+    recipe, count = _recipe(study, network, known, method, seed), _images(study, network, known)
     processes = min(study.jobs, count // recipe.batch_size)
     side_by_side([partial(_fill, study, network, method, seed, halved)] * processes, study.jobs)
     made = dreamt(study, recipe, count)
@@ -274,18 +285,21 @@ def _dreams_metrics(study: Study, network: str, method: str, seed: int, halved: 
 
 
 def _fill(study: Study, network: str, method: str, seed: int, halved: bool) -> None:
-    known = base(study, network, method, halved)
-    dreamt(study, _recipe(study, network, known, method, seed), _images(study, known))
+    known = base(study, network, method, seed, halved)
+    dreamt(study, _recipe(study, network, known, method, seed), _images(study, network, known))
 
 
 def _dreams(study: Study, network: str, method: str) -> dict:
     """How images are dreamt: what a recipe has beside network, classes and seed."""
     settings, maker = continual_settings(study), _maker(study, network)
-    objective = settings.objective or maker.objective
+    how = settings.networks[network]
+    objective = how.objective or maker.objective
+    if method == "deepdream":
+        objective = replace(objective.deepdream(), alpha_tv=settings.deepdream_tv)
     return {
-        "batch_size": settings.batch_size,
-        "objective": objective.deepdream() if method == "deepdream" else objective,
-        "schedules": (settings.schedule,),
+        "batch_size": how.batch_size,
+        "objective": objective,
+        "schedules": (how.schedule,),
         "first_layer": maker.first_layer,
     }
 
@@ -297,8 +311,7 @@ def _recipe(study: Study, network: str, known: Extended, method: str, seed: int)
     return Recipe(known.classifier, tuple(classes.tolist()), **dreams, seed=seed, statistics=known.statistics)
 
 
-def _images(study: Study, known: Extended) -> int:
+def _images(study: Study, network: str, known: Extended) -> int:
     """How many images are dreamt from a network: `images_per_class` each, rounded up to whole batches."""
-    settings = continual_settings(study)
-    wanted = settings.extension.images_per_class * len(known.classes)
-    return -(-wanted // settings.batch_size) * settings.batch_size
+    how = continual_settings(study).networks[network]
+    return -(-how.extension.images_per_class * len(known.classes) // how.batch_size) * how.batch_size

@@ -50,8 +50,8 @@ class Maker:
         return Recipe(self.load(), every, self.batch_size, self.objective, self.schedules, self.first_layer, seed)
 
 
-def maker_of(study: Study, name: str) -> Maker:
-    """The study's own teacher `name`; where the data are ImageNet, the classifier that its scale has for that."""
+def maker_of(study: Study, name: str, seed: int = 0) -> Maker:
+    """The study's own teacher `name` of a seed; where the data are ImageNet, the classifier that its scale has."""
     if study.dataset == "imagenet":
         return imagenet_maker(study, study.scale.imagenet.teacher)
     return Maker(
@@ -60,7 +60,7 @@ def maker_of(study: Study, name: str) -> Maker:
         schedules=(study.scale.sources.schedule[name],),
         first_layer=1.0,
         batch_size=study.scale.batch_size,
-        load=partial(load_teacher, study, name),
+        load=partial(load_teacher, study, name, seed),
         classes=lambda: len(study.data.classes),
         fresh=partial(fresh_network, study, name),
     )
@@ -77,7 +77,7 @@ def imagenet_maker(study: Study, name: str) -> Maker:
     return Maker(
         settings={"network": name, "dataset": "imagenet"},
         objective=settings.objective,
-        schedules=settings.schedules,
+        schedules=settings.transfer or settings.schedules,
         first_layer=settings.first_layer,
         batch_size=settings.batch_size,
         load=partial(networks.imagenet_classifier, name, study.device, study.precision),
@@ -87,32 +87,31 @@ def imagenet_maker(study: Study, name: str) -> Maker:
 
 
 def teacher_settings(study: Study, name: str) -> dict:
-    """Everything that the weights of a teacher of the study's own depend on."""
+    """Everything but the seed that the weights of a teacher of the study's own depend on."""
     settings = {
         "dataset": study.data_name,
         "network": name,
         "width": study.scale.widths[name],
         "training": asdict(study.scale.training[name]),
-        "seed": 0,
     }
     return plain(settings | ({"classes": study.half} if study.half else {}))
 
 
-def teacher_cell(study: Study, name: str) -> Cell:
+def teacher_cell(study: Study, name: str, seed: int = 0) -> Cell:
     """A teacher's top-1 on test and training images, from training it where it is not trained yet."""
-    return Cell(f"teacher--{name}", teacher_settings(study, name), partial(_teacher_metrics, study, name))
+    return Cell(f"teacher--{name}", teacher_settings(study, name), partial(_teacher_metrics, study, name, seed), seed)
 
 
-def teacher_top1(study: Study, name: str) -> float:
+def teacher_top1(study: Study, name: str, seed: int = 0) -> float:
     """Top-1 in percent on real test images: from the teacher's cell, or of an ImageNet classifier measured now."""
     if study.dataset != "imagenet":
-        return study.result(teacher_cell(study, name))["metrics"]["top1"]
+        return study.result(teacher_cell(study, name, seed))["metrics"]["top1"]
     return split_accuracy(maker_of(study, name).load(), study.data.test)
 
 
-def _teacher_metrics(study: Study, name: str) -> dict:
-    teacher = load_teacher(study, name)
-    _, card = load_tensors(_teacher_path(study, name), _teacher_card(study, name))
+def _teacher_metrics(study: Study, name: str, seed: int) -> dict:
+    teacher = load_teacher(study, name, seed)
+    _, card = load_tensors(*_weights(study, name, seed))
     return {
         "seconds": card["seconds"],
         "top1": accuracy(teacher, *study.test),
@@ -121,15 +120,15 @@ def _teacher_metrics(study: Study, name: str) -> dict:
     }
 
 
-def load_teacher(study: Study, name: str) -> Classifier:
+def load_teacher(study: Study, name: str, seed: int = 0) -> Classifier:
     """The trained teacher, in evaluation mode; trained first if its weights are missing, damaged or another's."""
-    teacher = Classifier(fresh_network(study, name, 0), study.data.preprocessing, name, study.precision)
-    path, card = _teacher_path(study, name), _teacher_card(study, name)
-    with study.lock(f"teacher-{name}"):
+    teacher = Classifier(fresh_network(study, name, seed), study.data.preprocessing, name, study.precision)
+    path, card = _weights(study, name, seed)
+    with study.lock(f"teacher-{path.stem}"):
         if load_tensors(path, card) is None:
             settings = study.scale.training[name]
-            with counted(settings.epochs, f"training {networks.title(name)}") as on_round:
-                run = Run(checkpoint=path.with_suffix(".checkpoint.safetensors"), card=card, on_round=on_round)
+            with counted(settings.epochs, f"training {networks.title(name)}, seed {seed}") as on_round:
+                run = Run(seed, path.with_suffix(".checkpoint.safetensors"), card, on_round)
                 history = train(teacher, study.data.train, settings, run)
             save_tensors(path, weights(teacher.network), {**card, "seconds": sum(history["seconds"])})
     teacher.network.load_state_dict(load_tensors(path, card)[0])
@@ -137,12 +136,10 @@ def load_teacher(study: Study, name: str) -> Classifier:
     return teacher
 
 
-def _teacher_card(study: Study, name: str) -> dict:
-    return {**teacher_settings(study, name), **study.computing}
-
-
-def _teacher_path(study: Study, name: str) -> Path:
-    return study.artifacts / "teachers" / f"{name}.safetensors"
+def _weights(study: Study, name: str, seed: int) -> tuple[Path, dict]:
+    """Where the weights of a teacher are, and their card."""
+    path = study.artifacts / "teachers" / f"{name}-seed{seed}.safetensors"
+    return path, {**teacher_settings(study, name), "seed": seed, **study.computing}
 
 
 def fresh_network(study: Study, name: str, seed: int) -> nn.Module:

@@ -38,6 +38,11 @@ def _half(dataset: str, folder: Path, classes: tuple[int, ...]) -> Data:
     return data.of_classes(data.loaded(dataset, folder), classes, "old")
 
 
+@lru_cache
+def _for_choosing(dataset: str, folder: Path) -> Data:
+    return data.for_choosing(data.loaded(dataset, folder))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One unit of work with a result: a table entry for one seed.
@@ -56,7 +61,8 @@ class Cell:
 class Study:
     """A scale on a data set, its folders, and how it computes: on which device, in which precision, how many at a time.
 
-    With `half`, a study on these classes of the data set alone, with teachers of its own.
+    With `half`, a study on these classes of the data set alone, with teachers of its own; `choosing`, one that tests on
+    validation images, with teachers that have not seen them.
     """
 
     scale: Scale
@@ -70,6 +76,7 @@ class Study:
     commit: str
     jobs: int
     half: tuple[int, ...] = ()
+    choosing: bool = False
     files: str = ""  # digest of the images, where the data set is a folder
 
     @classmethod
@@ -143,6 +150,20 @@ class Study:
         place = self.place.with_name(f"{self.place.name}-half")
         return replace(self, half=tuple(classes), place=place, artifacts=self.artifacts / "half")
 
+    def for_choosing(self) -> "Study":
+        """The study without its test images: validation images, a tenth of the training images, are in their place."""
+        place = self.place.with_name(f"{self.place.name}-validation")
+        return replace(self._beneath("validation"), choosing=True, place=place)
+
+    def on(self, dataset: str) -> "Study":
+        """The study's scale on another data set, beneath it in its folders."""
+        place, scale = self.place.with_name(data.slug(dataset)), scale_for(self.scale.name, dataset)
+        files = data.files_digest(dataset, self.data_folder)
+        return replace(self._beneath(place.name), dataset=dataset, place=place, scale=scale, files=files)
+
+    def _beneath(self, name: str) -> "Study":
+        return replace(self, results=self.results / name, artifacts=self.artifacts / name)
+
     @property
     def computing(self) -> dict:
         """What weights that are trained here depend on beside their settings: on a CPU, how many threads add up."""
@@ -159,6 +180,8 @@ class Study:
         """The data set, loaded on first use."""
         if self.half:
             return _half(self.dataset, self.data_folder, self.half)
+        if self.choosing:
+            return _for_choosing(self.dataset, self.data_folder)
         return data.loaded(self.dataset, self.data_folder)
 
     @property

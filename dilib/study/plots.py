@@ -33,6 +33,7 @@ PALETTE = {
     "floor": COLOURS[8],
     "real": COLOURS[5],
     "proxy": COLOURS[6],
+    "second proxy": COLOURS[6],
     "GAN": COLOURS[9],
     "LwF.MC": COLOURS[3],
     "Oracle (distill)": COLOURS[5],
@@ -107,7 +108,7 @@ def short_name(method: str) -> str:
 
 def source_name(source: str) -> str:
     """An image source's name in figures."""
-    return {"gan": "GAN", "deepinversion": "DeepInversion"}.get(source, source)
+    return {"gan": "GAN", "deepinversion": "DeepInversion", "second_proxy": "second proxy"}.get(source, source)
 
 
 def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str]) -> Figure:

@@ -12,7 +12,7 @@ from dilib.study import claims
 from dilib.study.cells import Study, read_cell
 from dilib.study.tables import in_markdown, markdown, read_csv
 
-RUNS, TABLES = "runs.csv", "table[0-9]*.md"
+RUNS, TABLES, CHOICES = "runs.csv", "table[0-9]*.md", "choices.md"
 
 FIGURES = {  # in the report's order; a file that is not there is left out
     "teachers": "Distance of a batch's statistics to the teacher's stored ones, by layer.",
@@ -29,6 +29,7 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "figure8": "Figure 8. Synthesised images and their nearest real ones.",
     "figure8_distances": "How far images are from the nearest real one.",
     "table6_images": "Images that networks were taught on from scratch, by source.",
+    "figure6": "Figure 6. Some of the images that a student was taught on from scratch.",
     "table6": "Students taught from scratch, by the size of their pool and the length of their schedule.",
     "table7_dreams": "Images dreamt by the network that classes are added to.",
     "table7": "Accuracy on old and on new classes while a network learns the new ones, by method.",
@@ -37,14 +38,16 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "table8_images": "DeepInversion images by source of the feature statistics.",
     "figure5": "Figure 5. Images of ImageNet classes, made from a classifier alone.",
     "figure5_more": "Figure 5, continued.",
-    "figure6": "Figure 6. DeepInversion beside DeepDream.",
+    "imagenet_deepdream": "DeepInversion beside DeepDream.",
     "imagenet_progress": "One image along its updates, and its batch's loss.",
     "imagenet_variants": "What each part of the method does to the same images.",
     "imagenet_colours": "Mean colours of synthesised and real images of the same class.",
     "growth": "How the time of an update grows with the number of images and their resolution.",
+    "growth_quality": "How many images a judge names, against the seconds that they took, by scheme.",
     "growth_images": "Images made at a single resolution and at several.",
     "quantization": "A network on few bits, by the images that set its ranges.",
     "frontier": "How few updates a batch will do: student top-1 by schedule.",
+    "choices": "What was chosen on validation images, and from which values.",
 }
 
 
@@ -58,6 +61,8 @@ def write_report(study: Study) -> Path:
     verdicts = claims.read(study.results)
     shown = markdown(verdicts.reset_index(), index=False)
     parts.append(f"## Claims\n\n{shown}\n\n{claims.in_a_sentence(verdicts)}\n")
+    if (choices := study.results / CHOICES).exists():
+        parts.append(read_text(choices))
     parts.append(_how_it_was_made(study))
     path = study.results / "REPORT.md"
     write_atomically(path, "\n".join(parts).encode())

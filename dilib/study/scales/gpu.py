@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-from dilib.baselines.dafl import GeneratorSettings
 from dilib.distillation import DistillationSettings, PoolSettings
 from dilib.inversion import Schedule
 from dilib.study.scales import paper
-from dilib.study.scales.settings import TEACHERS, Frontier, Growth, Statistics
+from dilib.study.scales.settings import JUDGE, TEACHERS, Frontier, Growth, Statistics
 from dilib.training import TrainingSettings
 
 PAPER = paper.SCALE
@@ -16,10 +15,9 @@ TUNING = PoolSettings(rounds=10, updates=200, lr=0.05, decay="linear", shift=4, 
 SCALE = replace(
     PAPER,
     name="gpu",
-    training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=30)),
+    training=dict.fromkeys((*TEACHERS, JUDGE), TrainingSettings(epochs=30)),
     schedule=dict.fromkeys(TEACHERS, SCHEDULE),
     distillation=paper.by_pair(200, 100),
-    dafl=GeneratorSettings(student=DistillationSettings(rounds=100, updates=100)),
     statistics=Statistics((1, 10, 100, 1000), DistillationSettings(rounds=200, updates=100)),
     frontier=Frontier((62, 125, 250, 500), (1000, 2000), DistillationSettings(rounds=50, updates=100)),
     growth=Growth("resnet50", (16, 32, 64, 128), (96, 128, 160, 192, 224), ((32, 2000),), ((16, 200), (32, 100))),

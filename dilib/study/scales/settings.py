@@ -14,6 +14,8 @@ PAIRS = (("vgg11_bn", "vgg11_bn"), ("vgg11_bn", "resnet18"), ("resnet34", "resne
 
 TEACHERS = ("vgg11_bn", "resnet34", "resnet18")  # Table 1 starts from the first two
 
+JUDGE = "mlp"  # judges images beside the teachers, as a network of another kind
+
 FOLDED_LR = 1e-3  # without BatchNorm, which quantisation folds away, higher rates diverge
 
 
@@ -53,9 +55,13 @@ class Growth:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where fixed sets of images come from: a proxy data set, a GAN, and a teacher's dreams by its schedule."""
+    """Where fixed sets of images come from: proxy data sets, a GAN, and a teacher's dreams by its schedule.
+
+    The second proxy is for Table 4.
+    """
 
     proxy: str
+    second_proxy: str
     gan: GanSettings
     schedule: dict[str, Schedule]  # by teacher
 
@@ -76,25 +82,36 @@ class FromScratch:
 
 
 @dataclass(frozen=True)
-class Continual:
-    """Sec. 4.5: the networks (of Table 7, and of Table 11) that data sets are added to, and how.
+class Addition:
+    """How classes are added to one network: `extension` for how it learns, the rest for the images that it dreams.
 
-    Images have `size` pixels a side; dreamt ones are made `batch_size` at a time by `schedule`, with `objective` or, if
-    that is None, the network's usual one. `binary` fine-tunes for LwF.MC. An added data set plays the paper's "first"
-    (CUB) or "second" (Flowers). For the paper's limitation the base data set is split: `old` classes, and others that
-    resemble them.
+    They are made `batch_size` at a time by `schedule`, with `objective` or, if that is None, the network's usual one.
     """
 
-    networks: tuple[str, ...]
-    added: tuple[str, ...]
     schedule: Schedule
     extension: ExtensionSettings
-    binary: TrainingSettings
     objective: Objective | None = None
+    batch_size: int = 256
+
+
+@dataclass(frozen=True)
+class Continual:
+    """Sec. 4.5: the networks, of Table 7 and of Table 11, and the data sets that are `added` to each.
+
+    Images have `size` pixels a side. DeepDream weighs total variation by `deepdream_tv`; `binary` fine-tunes for
+    LwF.MC; methods in `lr` have a learning rate of their own. An added data set plays the paper's "first" (CUB) or
+    "second" (Flowers). For the paper's limitation the base data set is split: `old` classes, and others that resemble
+    them.
+    """
+
+    networks: dict[str, Addition]
+    added: tuple[str, ...]
+    binary: TrainingSettings
     old: tuple[int, ...] = ()
+    deepdream_tv: float = 2.5e-5
+    lr: dict[str, float] = field(default_factory=dict)
     roles: tuple[str, ...] = ("first", "second")
     size: int = 32
-    batch_size: int = 256
     methods: tuple[str, ...] = tuple(CONTINUAL_METHODS)
 
 
@@ -141,7 +158,8 @@ class ImageNet:
     """Sec. 4.2: which network images are made from, which ones judge them, and how: one for each entry of `classes`.
 
     `scorer` classifies for the Inception Score. `first_layer` is the weight of the first BatchNorm layer. Batches take
-    turns with the `schedules`. Variants for comparison are made of the first `compared` classes.
+    turns with the `schedules`, or, where images are to teach from, with those of `transfer`, if it has any (Sec. 4.4).
+    Variants for comparison are made of the first `compared` classes.
     """
 
     teacher: str
@@ -153,6 +171,8 @@ class ImageNet:
     first_layer: float
     schedules: tuple[Schedule, ...]
     compared: int
+    transfer: tuple[Schedule, ...] = ()
+    deepdream_tv: float = 1e-4
 
 
 @dataclass(frozen=True)
@@ -177,7 +197,9 @@ class Scale:
     continual_imagenet: Continual
     compression: Compression
     quantization: Quantization
+    deepdream_tv: float = 2.5e-5  # DeepDream's weight of total variation; the others' is in `objective`
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
+    trials: int = 9  # values tried, at most, of whatever is chosen on validation images
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
 
     @property

@@ -10,7 +10,7 @@ from dilib.distillation import DistillationSettings, PoolSettings
 from dilib.inversion import Schedule
 from dilib.study.scales import settings
 from dilib.study.scales.laptop import LITE_CONTINUAL, LITE_IMAGENET
-from dilib.study.scales.settings import PAIRS, TEACHERS
+from dilib.study.scales.settings import JUDGE, PAIRS, TEACHERS
 from dilib.training import TrainingSettings
 
 SCHEDULE = Schedule(((32, 20),), lr=0.2, decay="cosine", jitter=2, flip=False)
@@ -32,12 +32,12 @@ def _tiny(first: int, last: int, updates: int) -> Schedule:
 SCALE = settings.Scale(
     name="smoke",
     dataset="digits",
-    widths=dict.fromkeys(TEACHERS, 1 / 16),
-    training=dict.fromkeys(TEACHERS, TrainingSettings(epochs=3, batch_size=100, flip=False)),
+    widths=dict.fromkeys((*TEACHERS, JUDGE), 1 / 16),
+    training=dict.fromkeys((*TEACHERS, JUDGE), TrainingSettings(epochs=3, batch_size=100, flip=False)),
     batch_size=50,
     schedule={"vgg11_bn": replace(SCHEDULE, warm_start=0.9, warm_updates=8), "resnet34": SCHEDULE},
     distillation=dict.fromkeys(PAIRS, _taught(3, 8)),
-    dafl=GeneratorSettings(student=DistillationSettings(rounds=2, updates=5, batch_size=50), width=16),
+    dafl=GeneratorSettings(latents=100, width=16),
     statistics=settings.Statistics((1, 10), _taught(2, 8)),
     frontier=settings.Frontier((3, 12), (), _taught(2, 4)),
     growth=settings.Growth("resnet18", (1, 2, 4), (32, 48, 64), single=((32, 20),), multi=((16, 2), (32, 1))),
@@ -50,6 +50,7 @@ SCALE = settings.Scale(
     ),
     sources=settings.Sources(
         proxy="photographs",
+        second_proxy="photographs_grey",
         gan=GanSettings(rounds=2, updates=5, batch_size=16, latents=16, width=8),
         schedule=dict.fromkeys(TEACHERS, SHORT),
     ),
@@ -62,19 +63,28 @@ SCALE = settings.Scale(
         rounds=(1,),
     ),
     continual=settings.Continual(
-        networks=("vgg11_bn", "resnet18"),
+        networks=dict.fromkeys(
+            ("resnet18", "vgg11_bn"),
+            settings.Addition(
+                SHORT,
+                ExtensionSettings(updates=10, batch_size=20, images_per_class=5, shift=1, flip=False),
+                batch_size=50,
+            ),
+        ),
         added=("photographs_grey",),
         old=(0, 2, 4, 6, 8),
-        batch_size=50,
-        schedule=SHORT,
-        extension=ExtensionSettings(updates=10, batch_size=20, images_per_class=5, shift=1, flip=False),
         binary=TrainingSettings(epochs=1, batch_size=100, lr=0.05, flip=False),
     ),
     continual_imagenet=replace(
         LITE_CONTINUAL,
         size=64,
-        schedule=_tiny(32, 64, 1),
-        extension=ExtensionSettings(updates=2, batch_size=4, images_per_class=1),
+        networks={
+            "efficientnet_lite0": replace(
+                LITE_CONTINUAL.networks["efficientnet_lite0"],
+                schedule=_tiny(32, 64, 1),
+                extension=ExtensionSettings(updates=2, batch_size=4, images_per_class=1),
+            )
+        },
     ),
     compression=settings.Compression(
         network="resnet18",
@@ -93,4 +103,5 @@ SCALE = settings.Scale(
         brief=_on_pool(1, 2, 20),
     ),
     quantization=settings.Quantization("resnet18", (8, 4), 20, 50, _on_pool(1, 2, 20)),
+    trials=2,
 )

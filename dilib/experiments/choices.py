@@ -1,0 +1,152 @@
+"""What the study's settings are chosen by: validation images and a seed of their own, as many trials for each method.
+
+Validation images are a tenth of the training images; the teachers of these trials have not seen them. The teachers that
+are shown elsewhere are trained on all training images.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from dilib.baselines.dafl import GeneratorSettings
+from dilib.continual.extension import CONTINUAL_METHODS
+from dilib.experiments.table1_transfer import student_cell
+from dilib.experiments.table4_pruning import Pruning, tuned_cell
+from dilib.experiments.table7_continual import chains, continual_cell
+from dilib.study.cells import Cell, Study
+from dilib.study.scales.settings import PAIRS, Scale
+
+SEED = 100  # no seed that is shown
+HELD_OUT = "digits"
+PAIR = PAIRS[0]
+TEACHER = PAIR[0]
+WEIGHTS = (  # α_f and α_tv: a grid, and then beyond its best corner
+    *((feature, tv) for feature in (0.3, 1.0, 3.0) for tv in (2e-3, 1e-2)),
+    *((10.0, 1e-2), (3.0, 3e-2), (10.0, 3e-2)),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting of the scale: the values tried, each as the scale with that value, and the cell that tells of them."""
+
+    name: str
+    setting: str
+    scales: Mapping[str, Scale]
+    cell: Callable[[Study], Cell]
+    metric: str = "top1"
+
+    def first(self, count: int) -> "Choice":
+        """The choice among the first values alone."""
+        return replace(self, scales=dict(islice(self.scales.items(), count)))
+
+
+def trial_cell(study: Study, choice: Choice, value: str) -> Cell:
+    """What a value gives on validation images, as a cell of the study."""
+    other = replace(study.for_choosing(), scale=choice.scales[value])
+    return elsewhere(choice.cell(other), other, f"choice--{choice.name}--{value}")
+
+
+def elsewhere(cell: Cell, other: Study, name: str) -> Cell:
+    """Another study's cell among those of this one."""
+    return Cell(re.sub(r"[^\w.-]+", "-", name), {"dataset": other.data_name, **cell.settings}, cell.work, cell.seed)
+
+
+def in_use(study: Study, choice: Choice) -> str | None:
+    """The value that the study's scale has; None where it is not among those tried."""
+    return next((value for value, scale in choice.scales.items() if scale == study.scale), None)
+
+
+def every_choice(study: Study) -> list[Choice]:
+    """All choices that are made on validation images."""
+    every = (*transfer_choices(study), *continual_choices(study), *pruning_choices(study))
+    return [choice.first(study.scale.trials) for choice in every]
+
+
+def held_out_cell(study: Study, method: str, seed: int = 0) -> Cell:
+    """Table 1's first pair on HELD_OUT, a data set that nothing was chosen on, with the study's settings."""
+    other = study.on(HELD_OUT)
+    return elsewhere(student_cell(other, PAIR, method, seed), other, f"held-out--{HELD_OUT}--{method}")
+
+
+def transfer_choices(study: Study) -> list[Choice]:
+    """Table 1: nine trials for each method, of a student that is taught for half as long as those shown."""
+    scale, objective = study.scale, study.scale.objective[TEACHER]
+
+    def student(method: str) -> Callable[[Study], Cell]:
+        return lambda other: student_cell(_halved(other), PAIR, method, SEED)
+
+    def with_weights(**weights: float) -> Scale:
+        return replace(scale, objective={**scale.objective, TEACHER: replace(objective, **weights)})
+
+    images = {
+        f"R_feature {feature:g}, R_TV {tv:g}": with_weights(alpha_f=feature, alpha_tv=tv) for feature, tv in WEIGHTS
+    }
+    dreams = {f"{tv:g}": replace(scale, deepdream_tv=tv) for tv in (2.5e-5 * 4**step for step in range(9))}
+    competition = {
+        f"{weight:g} from batch {after}": replace(with_weights(alpha_c=weight), adaptive_after=after)
+        for weight in (10.0, 30.0, 100.0)
+        for after in (1, 2, 3)
+    }
+    generators = {
+        f"rate {lr:g}, {words}": replace(scale, dafl=replace(scale.dafl, lr=lr, **how))
+        for lr in (2e-2, 2e-3, 2e-4)
+        for words, how in _dafl_weights().items()
+    }
+    return [
+        Choice("deepinversion", "DeepInversion: α_f and α_tv", images, student("deepinversion")),
+        Choice("adaptive", "Adaptive DeepInversion: α_c, and from which batch on", competition, student("adaptive")),
+        Choice("deepdream", "DeepDream: α_tv", dreams, student("deepdream")),
+        Choice("dafl", "DAFL: generator's rate, losses' weights, temperature", generators, student("dafl")),
+    ]
+
+
+def _dafl_weights() -> dict[str, dict]:
+    """DAFL's weights as published for two data sets, at its temperature and at that of our other students."""
+    published = GeneratorSettings()
+    cifar = {name: getattr(published, name) for name in ("one_hot", "activation", "entropy")}
+    mnist = {"one_hot": 1.0, "activation": 0.1, "entropy": 5.0}
+    return {
+        "CIFAR-10's weights, temperature 1": {**cifar, "temperature": 1.0},
+        "CIFAR-10's weights, temperature 20": {**cifar, "temperature": 20.0},
+        "MNIST's weights, temperature 20": {**mnist, "temperature": 20.0},
+    }
+
+
+def _halved(study: Study) -> Study:
+    """The study with students that are taught for half as many rounds."""
+    found = study.scale.distillation
+    return study.with_scale(distillation={pair: replace(how, rounds=how.rounds // 2) for pair, how in found.items()})
+
+
+def continual_choices(study: Study) -> list[Choice]:
+    """Table 7: the learning rate of each method, by the accuracy after both additions."""
+    settings = study.scale.continual
+    network = next(iter(settings.networks))  # Table 7's
+
+    def rates(method: str) -> dict[str, Scale]:
+        return {
+            f"{lr:g}": replace(study.scale, continual=replace(settings, lr={**settings.lr, method: lr}))
+            for lr in (0.05, 0.15, 0.5, 1.5)
+        }
+
+    def cell(method: str) -> Callable[[Study], Cell]:
+        return lambda other: continual_cell(other, network, [*chains(other).values()][-1], method, SEED)
+
+    return [
+        Choice(f"continual-{method}", f"{words}: learning rate", rates(method), cell(method), "combined")
+        for method, words in CONTINUAL_METHODS.items()
+    ]
+
+
+def pruning_choices(study: Study) -> list[Choice]:
+    """Table 9: the weight η of latency, by a network at the middle budget."""
+    settings = study.scale.compression
+    scales = {
+        f"{eta:g}": replace(study.scale, compression=replace(settings, eta=eta))
+        for eta in (0.01, 0.1, 1.0, 3.0, 10.0, 30.0)
+    }
+    budget = settings.budgets[len(settings.budgets) // 2]
+    pruning = Pruning("latency", budget, "real", hardware_aware=True)
+    return [Choice("eta", "Pruning: η", scales, lambda other: tuned_cell(other, pruning, "real", SEED, brief=True))]
