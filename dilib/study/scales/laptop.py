@@ -72,15 +72,15 @@ SCALE = settings.Scale(
     widths={"vgg11_bn": 1 / 4, "resnet18": 1 / 8, "resnet34": 1 / 8, JUDGE: 1.0},
     training=dict.fromkeys((*TEACHERS, JUDGE), TrainingSettings(epochs=4)),
     batch_size=256,
-    # Chosen for VGG-11-BN (13_choices). R_feature sums over layers, of which the ResNets have more: half the weight.
+    # VGG-11-BN's are chosen (13_choices). R_feature sums over layers, of which the ResNets have more.
     objective={
-        "vgg11_bn": Objective(alpha_tv=3e-2, alpha_f=3.0, alpha_c=30.0),
-        "resnet34": Objective(alpha_tv=3e-2, alpha_f=1.5, alpha_c=30.0),
-        "resnet18": Objective(alpha_tv=3e-2, alpha_f=1.5, alpha_c=30.0),
+        "vgg11_bn": Objective(alpha_tv=3e-2, alpha_f=3.0, alpha_c=100.0),
+        "resnet34": Objective(alpha_tv=1e-2, alpha_f=0.5, alpha_c=30.0),
+        "resnet18": Objective(alpha_tv=1e-2, alpha_f=0.5, alpha_c=30.0),
     },
     schedule={"vgg11_bn": WARM, "resnet34": SCHEDULE},
     distillation=dict(zip(PAIRS, (_taught(14, 100), _taught(14, 110), _taught(6, 180)), strict=True)),
-    dafl=GeneratorSettings(width=64, temperature=20.0),
+    dafl=GeneratorSettings(width=64, lr=2e-3, temperature=20.0),
     statistics=settings.Statistics((1, 10, 100, 1000), _taught(10, 100)),
     frontier=settings.Frontier((20, 40, 80), (160,), _taught(6, 100)),
     growth=settings.Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
@@ -109,6 +109,7 @@ SCALE = settings.Scale(
         added=("digits", "photographs_grey"),
         old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
         binary=TrainingSettings(epochs=1, lr=0.05),
+        deepdream_tv=1e-4,
     ),
     continual_imagenet=LITE_CONTINUAL,
     compression=settings.Compression(
@@ -128,6 +129,7 @@ SCALE = settings.Scale(
         brief=_tuning(1, 130),
     ),
     quantization=settings.Quantization("resnet18", (8, 4, 3), 256, 1024, replace(_tuning(1, 130), lr=FOLDED_LR)),
+    deepdream_tv=1e-4,
     adaptive_after=2,
 )
 
