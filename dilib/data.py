@@ -157,7 +157,12 @@ def of_classes(whole: Data, labels: Sequence[int], word: str) -> Data:
 
 
 def for_choosing(whole: Data) -> Data:
-    """A data set's training images alone: one in ten, drawn at random, becomes a test image, to choose settings by."""
+    """A data set's training images alone: one in ten, drawn at random, becomes a test image, to choose settings by.
+
+    Raises ValueError where there are too few.
+    """
+    if len(whole.train.labels) < 10:
+        raise ValueError(f"{whole.title} has {len(whole.train.labels)} training images; choosing settings takes ten")
     order = torch.randperm(len(whole.train.labels), generator=torch.Generator().manual_seed(0))
     held_out, kept = (part.sort().values for part in order.split([len(order) // 10, len(order) - len(order) // 10]))
     train, test = (Split(whole.train.pixels[part], whole.train.labels[part]) for part in (kept, held_out))

@@ -35,7 +35,7 @@ def every_cell(study, added=()):
         yield teachers.teacher_cell(study, name)
         yield teachers.memory_cell(study, name)
     yield from (table1_transfer.student_cell(study, pair, m) for pair in PAIRS for m in table1_transfer.METHODS)
-    yield from (table1_transfer.noise_cell(study, part) for part in table1_transfer.NOISE_PARTS)
+    yield from table1_transfer.noise_cells(study).values()
     shown = ("real", "deepinversion", "deepdream", "noise")
     yield from (table1_transfer.recognition_cell(study, PAIRS[0][0], method) for method in shown)
     sources = (*study.scale.statistics.images, table1_transfer.BATCHNORM)

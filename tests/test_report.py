@@ -37,6 +37,7 @@ def results(tmp_path):
     study(tmp_path, "laptop/digits", "Digits", {1: HOLDS, 3: FAILS}, seeds=2)
     study(tmp_path, "gpu/folder-mine", "My own (JPEG)", {1: IN_PART}, seeds=0)
     study(tmp_path, "smoke/digits", "Digits of CI", {2: HOLDS}, seeds=1)
+    (tmp_path / "laptop" / "digits" / "choices.md").write_text("**What was chosen** of Digits.\n")
     return tmp_path
 
 
@@ -52,6 +53,8 @@ def test_every_study_but_ci_s_is_in_the_report_under_its_own_name(results):
     assert "- My own (JPEG), gpu: **holds in part**. measured in My own (JPEG)" in text
     assert "of CI" not in text
     assert "- one thing" in text
+    assert "## What was chosen\n\n### Digits, laptop\n\n**What was chosen** of Digits.\n" in text
+    assert "| updates a batch" in (results / "docs" / "settings.md").read_text()
     readme = (results / "readme.md").read_text()
     assert line in readme
     assert readme.startswith("# Mine\n")

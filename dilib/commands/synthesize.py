@@ -85,7 +85,8 @@ def _recipe(options: argparse.Namespace) -> tuple[Recipe, Sequence[str]]:
     study = Study.open(options.scale, options.dataset or "imagenet", options.artifacts, options.artifacts)
     names = study.data.classes if options.dataset else IMAGENET_CLASSES
     classes = tuple(range(len(names))) if options.classes is None else _indices(options.classes, len(names))
-    recipe = (maker_of(study, name) if options.dataset else imagenet_maker(study, name)).recipe(options.seed)
+    maker = maker_of(study, name, options.seed) if options.dataset else imagenet_maker(study, name)
+    recipe = maker.recipe(options.seed)
     return replace(recipe, classes=classes, batch_size=options.batch_size or recipe.batch_size), names
 
 

@@ -13,12 +13,12 @@ from dilib.baselines.dafl import GeneratorSettings
 from dilib.continual.extension import CONTINUAL_METHODS
 from dilib.experiments.table1_transfer import student_cell
 from dilib.experiments.table4_pruning import Pruning, tuned_cell
-from dilib.experiments.table7_continual import chains, continual_cell
+from dilib.experiments.table7_continual import continual_cell
 from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import PAIRS, Scale
 
 SEED = 100  # no seed that is shown
-HELD_OUT = "digits"
+HELD_OUT = ("digits", "photographs")  # data sets that nothing is chosen on: the first that is not the study's own
 PAIR = PAIRS[0]
 TEACHER = PAIR[0]
 WEIGHTS = (  # α_f and α_tv: a grid, and then beyond its best corner
@@ -45,11 +45,11 @@ class Choice:
 def trial_cell(study: Study, choice: Choice, value: str) -> Cell:
     """What a value gives on validation images, as a cell of the study."""
     other = replace(study.for_choosing(), scale=choice.scales[value])
-    return elsewhere(choice.cell(other), other, f"choice--{choice.name}--{value}")
+    return _as_ours(choice.cell(other), other, f"choice--{choice.name}--{value}")
 
 
-def elsewhere(cell: Cell, other: Study, name: str) -> Cell:
-    """Another study's cell among those of this one."""
+def _as_ours(cell: Cell, other: Study, name: str) -> Cell:
+    """Another study's cell, among those of this one."""
     return Cell(re.sub(r"[^\w.-]+", "-", name), {"dataset": other.data_name, **cell.settings}, cell.work, cell.seed)
 
 
@@ -64,14 +64,19 @@ def every_choice(study: Study) -> list[Choice]:
     return [choice.first(study.scale.trials) for choice in every]
 
 
+def held_out(study: Study) -> str:
+    """The data set that nothing was chosen on."""
+    return next(name for name in HELD_OUT if name != study.dataset)
+
+
 def held_out_cell(study: Study, method: str, seed: int = 0) -> Cell:
-    """Table 1's first pair on HELD_OUT, a data set that nothing was chosen on, with the study's settings."""
-    other = study.on(HELD_OUT)
-    return elsewhere(student_cell(other, PAIR, method, seed), other, f"held-out--{HELD_OUT}--{method}")
+    """Table 1's first pair on another data set, which nothing was chosen on, with the study's settings."""
+    other = study.on(held_out(study))
+    return _as_ours(student_cell(other, PAIR, method, seed), other, f"held-out--{other.dataset}--{method}")
 
 
 def transfer_choices(study: Study) -> list[Choice]:
-    """Table 1: nine trials for each method, of a student that is taught for half as long as those shown."""
+    """Table 1: as many trials for each method, of a student that is taught for half as long as those shown."""
     scale, objective = study.scale, study.scale.objective[TEACHER]
 
     def student(method: str) -> Callable[[Study], Cell]:
@@ -121,7 +126,7 @@ def _halved(study: Study) -> Study:
 
 
 def continual_choices(study: Study) -> list[Choice]:
-    """Table 7: the learning rate of each method, by the accuracy after the first addition."""
+    """Table 7: each method's learning rate, with its network, by the accuracy after the last data set is added."""
     settings = study.scale.continual
     network = next(iter(settings.networks))  # Table 7's
 
@@ -132,7 +137,7 @@ def continual_choices(study: Study) -> list[Choice]:
         }
 
     def cell(method: str) -> Callable[[Study], Cell]:
-        return lambda other: continual_cell(other, network, next(iter(chains(other).values())), method, SEED)
+        return lambda other: continual_cell(other, network, settings.added[-1:], method, SEED)
 
     return [
         Choice(f"continual-{method}", f"{words}: learning rate", rates(method), cell(method), "combined")

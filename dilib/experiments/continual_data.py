@@ -48,7 +48,8 @@ def metric(column: str) -> str:
 
 def identities(study: Study, added: tuple[str, ...]) -> list[str]:
     """What settings call the data sets that are added."""
-    return [HALF if name == HALF else data.identity(name, study.data_folder) for name in added]
+    part = "-validation" if study.choosing else ""
+    return [HALF if name == HALF else data.identity(name, study.data_folder) + part for name in added]
 
 
 def data_sets(study: Study, added: tuple[str, ...]) -> list[Data]:
@@ -61,6 +62,7 @@ def data_sets(study: Study, added: tuple[str, ...]) -> list[Data]:
         return halves(study.data, settings.old)
     first = _imagenet(study, settings.size) if study.dataset == "imagenet" else study.data
     others = [_loaded(name, study.data_folder, settings.size) for name in added]
+    others = [data.for_choosing(each) for each in others] if study.choosing else others
     return [first, *(_in_channels(each, first.preprocessing.channels) for each in others)]
 
 

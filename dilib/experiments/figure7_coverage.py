@@ -41,7 +41,8 @@ def coverage_cell(study: Study, seed: int = 0) -> Cell:
         "cut": competitor(study),
         "compression": settings,
         "images": source_settings(study, "deepinversion", settings.network),
-        "among": "all training images",
+        "points": POINTS,
+        "near": NEAR,
     }
     return Cell("resemblance", card, partial(_metrics, study, seed), seed)
 
@@ -136,7 +137,7 @@ def _against_test(nearest: dict[str, tuple[Tensor, Tensor]]) -> dict[str, dict[s
     made = {name: distances for name, (distances, _) in nearest.items() if name != "test"}
     return {
         name: {
-            "near": 100 * (distances < of_test.quantile(NEAR)).double().mean().item(),
+            "near": 100 * (distances <= of_test.quantile(NEAR)).double().mean().item(),
             "farther": (distances.median() / of_test.median()).item(),
         }
         for name, distances in made.items()

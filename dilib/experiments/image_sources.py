@@ -58,7 +58,10 @@ def available(study: Study) -> list[str]:
 
 
 def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Split:
-    """`count` images, the first of any larger number, with labels where they have any that may be used."""
+    """`count` images, the first of any larger number, with labels where they have any that may be used.
+
+    Of data sets that have fewer images, all.
+    """
     if source == "deepinversion":
         return dreamt(study, maker_of(study, teacher, seed).recipe(seed), count)
     if source == "gan":
@@ -66,9 +69,9 @@ def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Sp
         made = gan.sample(generator, count, seed)
         return Split(made.pixels, made.labels, seconds)
     if source == "real":
-        return chosen(study.data.train, count, seed)
+        return chosen(study.data.train, min(count, len(study.data.train.labels)), seed)
     proxy = data.loaded(_proxy(study, source), study.data_folder, study.data.preprocessing.size).train
-    found = chosen(proxy, count, seed)
+    found = chosen(proxy, min(count, len(proxy.labels)), seed)
     return Split(data.in_channels(found.pixels, study.data.preprocessing.channels), found.labels)
 
 

@@ -66,7 +66,7 @@ def variant_cell(study: Study, name: str, seed: int = 0) -> Cell:
     Its samples are the images: DeepInversion's in full, after TILES snapshots of the first, others' at half the size.
     """
     settings = vars(variant(study.scale.imagenet, name))
-    used = {key: value for key, value in settings.items() if key not in ("transfer", "deepdream_tv")}
+    used = {key: value for key, value in settings.items() if key not in ("transfer", "deepdream_tv", "alpha_c")}
     return Cell(f"imagenet--{name}", {"imagenet": used}, partial(_variant_metrics, study, name, seed), seed)
 
 

@@ -86,7 +86,7 @@ def _ranking(settings: Compression, pruning: Pruning) -> PruningSettings:
 def _pruned_metrics(study: Study, pruning: Pruning, seed: int) -> dict:
     teacher, (kept, stopped) = whole_network(study, seed).load(), kept_filters(study, pruning, seed)
     smaller = teacher.with_network(removed(teacher, kept).eval())
-    operators, table, _ = lookup(study)
+    operators, table, _ = lookup(study, seed)
     left, batch = counts(kept), study.scale.compression.batch
     return {
         "top1": split_accuracy(smaller, study.data.test),
@@ -118,9 +118,8 @@ def kept_filters(study: Study, pruning: Pruning, seed: int) -> tuple[Kept, str]:
 
 def _rank(study: Study, teacher: Classifier, pruning: Pruning, seed: int) -> tuple[Kept, str]:
     settings = study.scale.compression
-    operators, table, whole = lookup(study)
-    most = len(study.data.train.labels) if pruning.source == "real" else settings.images
-    ranked_on = images(study, pruning.source, settings.network, min(settings.images, most), seed)
+    operators, table, whole = lookup(study, seed)
+    ranked_on = images(study, pruning.source, settings.network, settings.images, seed)
     found = prune(
         teacher,
         _batches(teacher, ranked_on, settings.ranking.batch_size, seed),
@@ -139,9 +138,9 @@ def _batches(teacher: Classifier, split: Split, size: int, seed: int) -> Iterato
         yield teacher.preprocessing.normalise(split.pixels[chosen]).to(teacher.device), split.labels[chosen]
 
 
-def lookup(study: Study) -> tuple[list[Operator], LookupTable, float]:
-    """The teacher's operators, this device's table for them, measured first if need be, and the teacher's latency."""
-    teacher, settings = whole_network(study).load(), study.scale.compression
+def lookup(study: Study, seed: int = 0) -> tuple[list[Operator], LookupTable, float]:
+    """A teacher's operators, this device's table for them, measured first if need be, and the teacher's latency."""
+    teacher, settings = whole_network(study, seed).load(), study.scale.compression
     operators = latency.operators(teacher, coupled(teacher))
     path = study.artifacts / "latency" / f"{digest(plain(_latency_settings(study)))}.json"
     with study.lock(f"latency-{path.stem}"):

@@ -65,23 +65,27 @@ def recognition_cell(study: Study, teacher: str, method: str, seed: int = 0) -> 
 
 
 NOISE_PARTS = {  # why Noise may teach: Table 1's first pair with one thing changed
-    "as in Table 1": {},
     "no clipping": {"schedule": {"clip": False}},
     "every batch from noise": {"schedule": {"warm_start": 0.0, "warm_updates": 0}},
     "temperature 3": {"distillation": {"temperature": 3.0}},
-    "another student": {},
+    "another student": {"student": PAIRS[1][1]},
 }
 
 
-def noise_cell(study: Study, part: str, seed: int = 0) -> Cell:
-    """A student taught by Noise as in Table 1, with one of NOISE_PARTS changed."""
-    pair = PAIRS[1] if part == "another student" else PAIRS[0]
-    changes, scale = NOISE_PARTS[part], study.scale
-    varied = study.with_scale(
-        schedule={**scale.schedule, pair[0]: replace(scale.schedule[pair[0]], **changes.get("schedule", {}))},
-        distillation={**scale.distillation, pair: replace(scale.distillation[pair], **changes.get("distillation", {}))},
-    )
-    return replace(student_cell(varied, pair, "noise", seed), name=f"noise--{part.replace(' ', '-')}")
+def noise_cells(study: Study, seed: int = 0) -> dict[str, Cell]:
+    """Students taught by Noise, each with one of NOISE_PARTS changed, but for those that change nothing here."""
+    (teacher, student), scale, cells = PAIRS[0], study.scale, {}
+    for part, changes in NOISE_PARTS.items():
+        pair = (teacher, changes.get("student", student))
+        schedule = replace(scale.schedule[teacher], **changes.get("schedule", {}))
+        teaching = replace(scale.distillation[PAIRS[0]], **changes.get("distillation", {}))
+        if (pair, schedule, teaching) != (PAIRS[0], scale.schedule[teacher], scale.distillation[PAIRS[0]]):
+            varied = study.with_scale(
+                schedule={**scale.schedule, teacher: schedule}, distillation={**scale.distillation, pair: teaching}
+            )
+            cell = student_cell(varied, pair, "noise", seed)
+            cells[part] = replace(cell, name=f"noise--{part.replace(' ', '-')}")
+    return cells
 
 
 def _recognition_metrics(study: Study, teacher: str, method: str, judges: list[str], seed: int) -> dict:

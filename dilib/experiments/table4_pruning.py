@@ -80,7 +80,7 @@ def _tuned_settings(study: Study, pruning: Pruning, source: str, brief: bool) ->
         "tuning": settings.brief if brief else settings.tuning,
     }
     if source == "adaptive":
-        card["adaptive"] = {"images": settings.adaptive, "alpha_c": settings.alpha_c, "between": settings.brief}
+        card["adaptive"] = {"images": settings.adaptive, "alpha_c": _alpha_c(study), "between": settings.brief}
     return plain(card)
 
 
@@ -115,6 +115,11 @@ def _tuned(
     return student, history
 
 
+def _alpha_c(study: Study) -> float:
+    """How strongly images compete with the pruned network."""
+    return study.scale.imagenet.alpha_c if study.dataset == "imagenet" else study.scale.compression.alpha_c
+
+
 def adaptive_pools(study: Study, pruning: Pruning, seed: int) -> list[Split]:
     """DeepInversion's images, then two rounds of images that compete with the pruned network so far. App. C."""
     pools = [_images(study, "deepinversion", seed)]
@@ -132,7 +137,7 @@ def _adaptive_images(study: Study, pruning: Pruning, pools: Sequence[Split], num
 
     competing = replace(
         recipe,
-        objective=replace(recipe.objective, alpha_c=settings.alpha_c),
+        objective=replace(recipe.objective, alpha_c=_alpha_c(study)),
         rival=Rival({"cut": _tuned_settings(study, pruning, "adaptive", False), "round": number}, student),
         # Neither the plain images' noise nor another round's.
         seed=(seed + 1000 * (number + 1)) % 2**32,

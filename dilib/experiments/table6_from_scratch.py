@@ -41,6 +41,7 @@ def taught(study: Study, source: str, count: int, teaching: PoolSettings, settin
     return {
         "top1": history["student_on_test"][-1],
         "teacher_top1": split_accuracy(teacher, study.data.test),
+        "images": len(pool.labels),
         "seconds": pool.seconds + sum(history.pop("seconds")),
         "history": history,
     }

@@ -88,7 +88,7 @@ def _settings(study: Study, network: str, added: tuple[str, ...], method: str) -
         "base": _base_settings(study, network, added == (HALF,)),
         "added": identities(study, added),
         "method": method,
-        "extension": _extension(study, network, method),
+        "extension": extension(study, network, method),
     }
     if method == "lwf_mc":
         settings["binary"] = of_scale.binary
@@ -97,7 +97,7 @@ def _settings(study: Study, network: str, added: tuple[str, ...], method: str) -
     return plain(settings)
 
 
-def _extension(study: Study, network: str, method: str) -> ExtensionSettings:
+def extension(study: Study, network: str, method: str) -> ExtensionSettings:
     """How new classes are learnt: the network's settings, with the method's own learning rate where it has one."""
     settings = continual_settings(study)
     usual = settings.networks[network].extension
@@ -164,7 +164,7 @@ def _learn(
     study: Study, network: str, added: tuple[str, ...], networks: tuple[Extended, Extended], method: str, seed: int
 ) -> dict[str, Tensor]:
     """Train the second network in place; the course of its accuracies, what was taken for what, and seconds."""
-    (before, known), settings = networks, _extension(study, network, method)
+    (before, known), settings = networks, extension(study, network, method)
     sets = data_sets(study, added)
     tests = [some(each.test, WATCHED) for each in sets]
     memories = _memories(study, network, sets[:-1], before, method, seed)
@@ -195,7 +195,7 @@ def _memories(
         return None
     if method in DREAMING:
         return dreamt(study, _recipe(study, network, before, method, seed), _images(study, network, before))
-    count = _extension(study, network, method).images_per_class
+    count = extension(study, network, method).images_per_class
     parts = [first_of_each(each, count, start) for each, start in zip(known_data, before.starts, strict=True)]
     return Split(torch.cat([part.pixels for part in parts]), torch.cat([part.labels for part in parts]))
 
@@ -263,7 +263,7 @@ def dreams_cell(study: Study, network: str, method: str, seed: int = 0, halved: 
     settings = {
         "base": _base_settings(study, network, halved),
         "dreams": _dreams(study, network, method),
-        "images_per_class": _extension(study, network, method).images_per_class,
+        "images_per_class": extension(study, network, method).images_per_class,
     }
     return Cell(name, settings, partial(_dreams_metrics, study, network, method, seed, halved), seed)
 

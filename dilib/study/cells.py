@@ -34,13 +34,10 @@ ENTRIES = {"metrics": dict, "settings": dict, "seconds": (int, float), "device":
 
 
 @lru_cache
-def _half(dataset: str, folder: Path, classes: tuple[int, ...]) -> Data:
-    return data.of_classes(data.loaded(dataset, folder), classes, "old")
-
-
-@lru_cache
-def _for_choosing(dataset: str, folder: Path) -> Data:
-    return data.for_choosing(data.loaded(dataset, folder))
+def _part(dataset: str, folder: Path, classes: tuple[int, ...], choosing: bool) -> Data:
+    whole = data.loaded(dataset, folder)
+    whole = data.for_choosing(whole) if choosing else whole
+    return data.of_classes(whole, classes, "old") if classes else whole
 
 
 @dataclass(frozen=True)
@@ -156,10 +153,10 @@ class Study:
         return replace(self._beneath("validation"), choosing=True, place=place)
 
     def on(self, dataset: str) -> "Study":
-        """The study's scale on another data set, beneath it in its folders."""
-        place, scale = self.place.with_name(data.slug(dataset)), scale_for(self.scale.name, dataset)
-        files = data.files_digest(dataset, self.data_folder)
-        return replace(self._beneath(place.name), dataset=dataset, place=place, scale=scale, files=files)
+        """The study's settings on another data set, beneath it in its folders."""
+        part = {"half": (), "choosing": False, "files": data.files_digest(dataset, self.data_folder)}
+        place = self.place.with_name(data.slug(dataset))
+        return replace(self._beneath(place.name), dataset=dataset, place=place, **part)
 
     def _beneath(self, name: str) -> "Study":
         return replace(self, results=self.results / name, artifacts=self.artifacts / name)
@@ -178,10 +175,8 @@ class Study:
     @property
     def data(self) -> Data:
         """The data set, loaded on first use."""
-        if self.half:
-            return _half(self.dataset, self.data_folder, self.half)
-        if self.choosing:
-            return _for_choosing(self.dataset, self.data_folder)
+        if self.half or self.choosing:
+            return _part(self.dataset, self.data_folder, self.half, self.choosing)
         return data.loaded(self.dataset, self.data_folder)
 
     @property

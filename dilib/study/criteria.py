@@ -175,15 +175,15 @@ CLAIMS = {
     15: Claim(
         "Feature coverage grows with each ADI round",
         {"more": Criterion("both rounds cover more than as many plain DI images by", ">", 0)},
-        {"each": Criterion("with each round, more is covered than by as many plain DI images by", ">", 0)},
+        {"each": Criterion("each round adds more than as many further plain DI images by", ">", 0)},
     ),
     16: Claim(
         "Nearest neighbours differ from the synthesised images: no memorising",
-        {"pixels": Criterion("images nearer to a training image, in pixels, than 99 % of test images", "≤", 1, "%")},
-        {
-            "features": Criterion("nearer, in features, than 99 % of test images", "≤", 1, "%"),
-            "farther": Criterion("median distance in features over that of test images", "≥", 1, ""),
+        {  # twice as many as of test images: of a few hundred, that happens by chance in one of twenty cases
+            "pixels": Criterion("images nearer to a training image, in pixels, than 99 % of test images", "≤", 2, "%"),
+            "features": Criterion("nearer, in features, than 99 % of test images", "≤", 2, "%"),
         },
+        {"farther": Criterion("median distance in features over that of test images", "≥", 1, "")},
     ),
     17: Claim(
         "DI and ADI teach better than a DAFL generator under the same setup",

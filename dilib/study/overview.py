@@ -133,6 +133,7 @@ def overview(found: Sequence[Results], step_times: pd.DataFrame, differences: st
         _figures(found),
         _speed(step_times),
         f"## What differs from the paper\n\n{differences}" if differences else "",
+        _choices(found),
         _provenance(found),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -192,6 +193,13 @@ def _figures(found: Sequence[Results]) -> str:
             if (each.folder / f"{name}.png").exists():
                 parts.append(f"![{caption}]({each.place}/{name}.png)\n\n*{caption} {in_markdown(each.name)}.*")
     return "\n\n".join(parts)
+
+
+def _choices(found: Sequence[Results]) -> str:
+    """What was chosen on validation images, and from which values, by study."""
+    paths = {each.name: each.folder / report.CHOICES for each in found}
+    texts = [f"### {in_markdown(name)}\n\n{read_text(path)}" for name, path in paths.items() if path.exists()]
+    return "\n\n".join(["## What was chosen", *texts]) if texts else ""
 
 
 def _speed(step_times: pd.DataFrame) -> str:

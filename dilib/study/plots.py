@@ -33,7 +33,6 @@ PALETTE = {
     "floor": COLOURS[8],
     "real": COLOURS[5],
     "proxy": COLOURS[6],
-    "second proxy": COLOURS[6],
     "GAN": COLOURS[9],
     "LwF.MC": COLOURS[3],
     "Oracle (distill)": COLOURS[5],

@@ -6,18 +6,25 @@ from typing import Any
 
 import pandas as pd
 
+from dilib.inversion import Objective
 from dilib.study.scales import laptop, paper
-from dilib.study.scales.settings import PAIRS, Scale
+from dilib.study.scales.settings import PAIRS, Addition, Scale
 from dilib.study.tables import markdown, short
 
 SMALLER = "for two cores and two hours"
 CHOSEN = "chosen on validation images (13_choices)"
+HEAD = """# Setting by setting
+
+What the paper says, what the scales `paper` and `laptop` have, and why they differ: first why `paper` differs from the
+paper, then why `laptop` differs from `paper`. DAFL's are those of Chen et al. (2019) for CIFAR-10, as far as they go;
+[a] marks what the paper's authors have said in public, not in the paper. Equations that are not mentioned are the
+paper's. `make report` writes this page from the scales."""
 SCALES = {"paper": paper.SCALE, "laptop": laptop.SCALE}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting: the paper's value, where a scale has it, and why the scale `paper` or a smaller one differs."""
+    """One setting: the paper's value, where a scale has it, why `paper` has another, and why `laptop` has not that."""
 
     setting: str
     published: Any
@@ -39,20 +46,46 @@ def _total(scale: Scale) -> int:
     return _teaching(scale).rounds * _teaching(scale).updates
 
 
-def _continual(index: int, part: str, name: str) -> Callable[[Scale], Any]:
-    """A setting of Table 7's network (index 0) or of Table 11's; on ImageNet where the scale has two for it."""
-
-    def found(scale: Scale) -> Any:
-        settings = scale.continual_imagenet if len(scale.continual_imagenet.networks) > 1 else scale.continual
-        how = [*settings.networks.values()][index]
-        owner = {"schedule": how.schedule, "extension": how.extension, "objective": how.objective, "": how}[part]
-        return getattr(owner, name) if owner else "as in Sec. 4.1's row"
-
-    return found
+def _adding(scale: Scale, index: int) -> tuple[Addition, Objective]:
+    """How Table 7's network (index 0) or Table 11's learns and dreams, on ImageNet where the scale has both there."""
+    settings = scale.continual_imagenet if len(scale.continual_imagenet.networks) > 1 else scale.continual
+    name = [*settings.networks][index]
+    how = settings.networks[name]
+    return how, how.objective or scale.objective[name].deepinversion()
 
 
 def _vgg(name: str) -> Callable[[Scale], Any]:
     return lambda scale: getattr(scale.objective["vgg11_bn"], name)
+
+
+def _continual(index: int, rate, tv, tv_l1, feature, count, batch) -> list[Row]:
+    """What the paper has for each of two networks; small images share the rest with Sec. 4.1."""
+    small = "small images: as for pruning and Table 1's third pair" if index == 0 else "small images: as in Sec. 4.1"
+    return [
+        Row("Adam's rate", rate, lambda s: _adding(s, index)[0].schedule.lr, why_smaller=small),
+        Row("its decay", "step", lambda s: _adding(s, index)[0].schedule.decay, why_smaller=small),
+        Row(
+            "stages: resolution×updates",
+            "224×10000",
+            lambda s: short(_adding(s, index)[0].schedule.stages),
+            why_smaller=SMALLER,
+        ),
+        Row("α_tv, ℓ2", tv, lambda s: _adding(s, index)[1].alpha_tv, why_smaller=small),
+        Row("α_tv, ℓ1", tv_l1, lambda s: _adding(s, index)[1].alpha_tv_l1, why_smaller=small),
+        Row("α_f", feature, lambda s: _adding(s, index)[1].alpha_f, why_smaller=small),
+        Row(
+            "images a class",
+            count,
+            lambda s: _adding(s, index)[0].extension.images_per_class,
+            why_smaller="" if index else SMALLER,
+        ),
+        Row(
+            "batch",
+            batch,
+            lambda s: _adding(s, index)[0].extension.batch_size,
+            why_smaller="one for both networks" if index else "",
+        ),
+    ]
 
 
 PARTS = {
@@ -74,7 +107,7 @@ PARTS = {
         ),
         Row("α_tv", 2.5e-5, _vgg("alpha_tv"), why_smaller=CHOSEN),
         Row("α_ℓ2", 3e-8, _vgg("alpha_l2")),
-        Row("α_f", "1, 5, 10, 100", _vgg("alpha_f"), "which of the four goes with which pair is not said", CHOSEN),
+        Row("α_f", "1, 5, 10, 100", _vgg("alpha_f"), "which of the four for which pair is not said", CHOSEN),
         Row("α_c", 10.0, _vgg("alpha_c"), why_smaller=CHOSEN),
         Row("α_tv of DeepDream", 2.5e-5, lambda s: s.deepdream_tv, why_smaller=CHOSEN),
         Row(
@@ -89,7 +122,7 @@ PARTS = {
             lambda s: s.schedule["vgg11_bn"].clip,
             why_smaller="pixels stay valid at a high rate",
         ),
-        Row("new batches", 1000, lambda s: _teaching(s).rounds, "one every 50 of 48,750 updates", SMALLER),
+        Row("new batches [a]", 1000, lambda s: _teaching(s).rounds, "one every 50 of 48,750 updates", SMALLER),
         Row(
             "student's updates",
             48_750,
@@ -100,13 +133,13 @@ PARTS = {
         Row("student's rate", 0.1, lambda s: _teaching(s).lr, why_smaller="fewer updates need a higher rate"),
         Row("its decay", "step", lambda s: _teaching(s).decay, why_smaller="as above"),
         Row(
-            "temperature τ",
+            "temperature τ [a]",
             3.0,
             lambda s: _teaching(s).temperature,
             why_smaller="students learn faster from soft labels",
         ),
         Row(
-            "batches before competition",
+            "batches before competition [a]",
             "a first set",
             lambda s: s.adaptive_after,
             "how large the first set is, is not said",
@@ -117,6 +150,7 @@ PARTS = {
             1024,
             lambda s: _teaching(s).batch_size,
             "the same updates of as many images as DeepInversion's student",
+            SMALLER,
         ),
         Row("DAFL's rate", 0.02, lambda s: s.dafl.lr, why_smaller=CHOSEN),
         Row("width of DAFL's generator", 128, lambda s: s.dafl.width, why_smaller=SMALLER),
@@ -152,7 +186,13 @@ PARTS = {
             why_smaller="07_imagenet leaves it out in turn",
         ),
         Row("α_tv", 1e-4, lambda s: s.imagenet.objective.alpha_tv, why_smaller="another network and fewer updates"),
-        Row("α_ℓ2", "0, 0.01", lambda s: s.imagenet.objective.alpha_l2, "which goes with which network is not said"),
+        Row(
+            "α_tv of DeepDream",
+            1e-4,
+            lambda s: s.imagenet.deepdream_tv,
+            why_smaller="DeepInversion's: it was not tuned for DeepDream",
+        ),
+        Row("α_ℓ2", 1e-2, lambda s: s.imagenet.objective.alpha_l2, why_smaller="another network"),
         Row("α_f", 1e-2, lambda s: s.imagenet.objective.alpha_f, why_smaller="another network, of 50 layers"),
         Row(
             "weight of the first BatchNorm (Eq. 4)",
@@ -168,7 +208,12 @@ PARTS = {
             lambda s: " and ".join(short(each.stages) for each in s.imagenet.transfer) or "one, on small images",
             why_smaller="done on small images",
         ),
-        Row("Adam's rate", 0.2, lambda s: (s.imagenet.transfer or s.imagenet.schedules)[0].lr),
+        Row(
+            "Adam's rate",
+            0.2,
+            lambda s: s.imagenet.transfer[0].lr if s.imagenet.transfer else s.sources.schedule["vgg11_bn"].lr,
+            why_smaller="on small images, as in Sec. 4.1",
+        ),
         Row("images", 140_000, lambda s: s.from_scratch.images, why_smaller=SMALLER),
         Row("student's batch", 1024, lambda s: s.from_scratch.short.batch_size, why_smaller=SMALLER),
         Row("student's rate", 1.024, lambda s: s.from_scratch.short.lr, why_smaller="for its batch"),
@@ -176,7 +221,7 @@ PARTS = {
             "its decay",
             "as in the original setup",
             lambda s: s.from_scratch.short.decay,
-            "up over a tenth, then linearly down",
+            "as our other students' with few epochs; the original setup warms up and falls by a cosine",
         ),
         Row("epochs", 90, lambda s: s.from_scratch.short.rounds, why_smaller=f"here rounds of 500 updates; {SMALLER}"),
         Row(
@@ -185,7 +230,7 @@ PARTS = {
             lambda s: s.from_scratch.long.rounds,
             why_smaller=f"here rounds of 400 updates; {SMALLER}",
         ),
-        Row("mixup's α", "not said", lambda s: s.from_scratch.long.mixup, "0.2, as usual on ImageNet"),
+        Row("mixup's α", "not said", lambda s: s.from_scratch.long.mixup, "usual on ImageNet", "usual on CIFAR-10"),
         Row("temperature τ", 3.0, lambda s: s.from_scratch.short.temperature),
     ],
     "Pruning (Sec. 4.3, C)": [
@@ -208,7 +253,8 @@ PARTS = {
             "η (Eq. 10)",
             0.01,
             lambda s: s.compression.eta,
-            f"in units of the median importance and saving, since the paper's are of its GPU; {CHOSEN}",
+            "in units of the median importance and saving, since the paper's are of its GPU; 3 is a guess",
+            CHOSEN,
         ),
         Row(
             "look-up table",
@@ -222,7 +268,13 @@ PARTS = {
             lambda s: s.compression.batch,
             why_smaller="small networks are timed too coarsely by one",
         ),
-        Row("temperature τ", "best of 5, 10, 15", lambda s: s.compression.tuning.temperature, f"one for all; {CHOSEN}"),
+        Row(
+            "temperature τ",
+            "best of 5, 10, 15",
+            lambda s: s.compression.tuning.temperature,
+            "one for all: choosing by the tables' test images is no choice",
+            "fewer updates",
+        ),
         Row("DeepInversion's images", 165_000, lambda s: s.compression.images, why_smaller=SMALLER),
         Row(
             "adaptive images, two rounds",
@@ -231,7 +283,13 @@ PARTS = {
             "as many in each",
             SMALLER,
         ),
-        Row("α_c", 0.2, lambda s: s.compression.alpha_c, "on CIFAR-10, where α_f is 10, it is Sec. 4.1's"),
+        Row(
+            "α_c",
+            0.2,
+            lambda s: s.compression.alpha_c,
+            "on CIFAR-10, where α_f is 10, it is Sec. 4.1's; on ImageNet 0.2",
+            "not tuned",
+        ),
         Row(
             "epochs of tuning",
             30,
@@ -245,93 +303,122 @@ PARTS = {
         for index, (rate, tv, tv_l1, feature, count, batch) in enumerate(
             [(0.2, 3e-5, 0.1, 0.1, 250, 128), (0.5, 6e-5, 0.2, 3e-2, 64, 64)]
         )
-        for row in (
-            Row("Adam's rate", rate, _continual(index, "schedule", "lr"), why_smaller="small images"),
-            Row("its decay", "step", _continual(index, "schedule", "decay"), why_smaller="small images"),
-            Row(
-                "stages: resolution×updates",
-                "224×10000",
-                lambda s, i=index: short(_continual(i, "schedule", "stages")(s)),
-                why_smaller=SMALLER,
-            ),
-            Row("α_tv, ℓ2", tv, _continual(index, "objective", "alpha_tv"), why_smaller="small images"),
-            Row("α_tv, ℓ1", tv_l1, _continual(index, "objective", "alpha_tv_l1"), why_smaller="small images"),
-            Row("α_f", feature, _continual(index, "objective", "alpha_f"), why_smaller="small images"),
-            Row("images a class", count, _continual(index, "extension", "images_per_class"), why_smaller=SMALLER),
-            Row("batch", batch, _continual(index, "extension", "batch_size"), why_smaller="one for both networks"),
-        )
+        for row in _continual(index, rate, tv, tv_l1, feature, count, batch)
     ]
     + [
         Row(
+            "images a batch, dreamt",
+            "not said",
+            lambda s: _adding(s, 0)[0].batch_size,
+            "as many as fit",
+            "as elsewhere",
+        ),
+        Row(
             "learning rate",
             "tuned for each method and data set",
-            lambda s: "by method: " + (", ".join(f"{m} {lr:g}" for m, lr in s.continual.lr.items()) or "one for all"),
-            f"tuned for each method; {CHOSEN}",
+            lambda s: ", ".join(f"{method} {lr:g}" for method, lr in s.continual.lr.items()) or "0.1",
+            "one for all: tuning takes all of its runs several times",
+            f"tuned for each method, with one network and one data set; {CHOSEN}",
+        ),
+        Row(
+            "updates of the network",
+            "tuned for each method and data set",
+            lambda s: _adding(s, 0)[0].extension.updates,
+            "one number for all",
+            SMALLER,
         ),
         Row(
             "rate ×0.2 at",
             "1/3, 1/2, 2/3, 5/6",
-            lambda s: ", ".join(f"{at:.2g}" for at in next(iter(s.continual.networks.values())).extension.decay_at),
+            lambda s: ", ".join(f"{at:.2g}" for at in _adding(s, 0)[0].extension.decay_at),
             "the same, in decimals",
             "fewer updates",
         ),
+        Row(
+            "α_tv of DeepDream",
+            "not said",
+            lambda s: s.continual.deepdream_tv,
+            "Sec. 4.1's",
+            f"as for Table 1; {CHOSEN}",
+        ),
         Row("bias of new classes", "not said", _same("the old ones' mean"), "new classes begin with an average score"),
     ],
+    "Procedures": [
+        Row(
+            "accuracy that is shown",
+            "the highest (Table 9, C.2)",
+            _same("the last epoch's"),
+            "the highest on test images is a choice by them",
+        ),
+        Row(
+            "images by source (Tables 4, 6)",
+            "100k to 215k, 9.9k of PASCAL VOC",
+            _same("equally many, or all there are"),
+            "so that sources differ, not their numbers",
+        ),
+        Row(
+            "network of Table 6",
+            "ResNet50v1.5 of 77.26 %",
+            _same("the study's own; on ImageNet torchvision's"),
+            "its weights are not torchvision's",
+        ),
+        Row(
+            "images for pruning on ImageNet",
+            "by Sec. 4.2's scheme",
+            _same("by Sec. 4.4's"),
+            "a tenth of the time",
+        ),
+        Row(
+            "distillation loss (Eq. 1)",
+            "KL",
+            _same("τ² · KL"),
+            "gradients shrink with 1/τ² (Hinton et al., 2015): without it a student stays far behind",
+        ),
+        Row("half precision", "fp16", _same("bfloat16 where it is faster"), "needs no loss scaling, and CPUs have it"),
+        Row(
+            "augmentation of the student's images",
+            "not said",
+            _same("shifts and flips; a fresh batch as it is"),
+            "as is usual for real ones",
+        ),
+        Row(
+            "first ranking before anything is pruned",
+            "KL",
+            _same("CE to the network's own predictions"),
+            "both networks still agree, so KL has no gradient",
+        ),
+        Row(
+            "statistics of the data sets added (Table 7)",
+            "not said",
+            _same("measured on each as it is learnt"),
+            "frozen BatchNorm never saw them, and dreams of their classes need them",
+        ),
+        Row(
+            "latency of a group of filters (Eq. 13)",
+            "what it saves",
+            _same("its share of the next step that saves time"),
+            "operators get faster in steps, of 16 channels here",
+        ),
+        Row(
+            "adaptive rounds of pruning (Table 4)",
+            "students at 61.9 and 73.0 %",
+            _same("the pruned network as tuned so far"),
+            "how far the paper's were tuned is not said",
+        ),
+        Row(
+            "ℓ1 total variation (E.1)",
+            "a norm",
+            _same("mean absolute difference"),
+            "so that α is of the published size",
+        ),
+    ],
 }
-
-
-PARTS["Procedures"] = [
-    Row(
-        "distillation loss (Eq. 1)",
-        "KL",
-        _same("τ² · KL"),
-        "gradients shrink with 1/τ² (Hinton et al., 2015): without it a student stays far behind in as many updates",
-    ),
-    Row("half precision", "fp16", _same("bfloat16 where it is faster"), "needs no loss scaling, and CPUs have it"),
-    Row(
-        "augmentation of the student's images",
-        "not said",
-        _same("shifts and flips; a fresh batch as it is"),
-        "as is usual for real ones",
-    ),
-    Row(
-        "first ranking before anything is pruned",
-        "KL",
-        _same("CE to the network's own predictions"),
-        "both networks still agree, so KL has no gradient",
-    ),
-    Row(
-        "statistics of the data sets added (Table 7)",
-        "not said",
-        _same("measured on each as it is learnt"),
-        "frozen BatchNorm never saw them, and dreams of their classes need them",
-    ),
-    Row(
-        "latency of a group of filters (Eq. 13)",
-        "what it saves",
-        _same("its share of the next step that saves time"),
-        "operators get faster in steps, of 16 channels here",
-    ),
-    Row(
-        "adaptive rounds of pruning (Table 4)",
-        "students at 61.9 and 73.0 %",
-        _same("the pruned network as tuned so far"),
-        "how far the paper's were tuned is not said",
-    ),
-    Row("ℓ1 total variation (E.1)", "a norm", _same("mean absolute difference"), "so that α is of the published size"),
-]
 
 
 def as_markdown() -> str:
     """The whole page, docs/settings.md."""
     parts = [f"## {part}\n\n{_table(rows)}" for part, rows in PARTS.items()]
-    return "\n\n".join([_HEAD, *parts]) + "\n"
-
-
-_HEAD = """# Setting by setting
-
-What the paper says, what the scales `paper` and `laptop` have, and why they differ; where no reason stands they do not.
-`make report` writes this page from the scales. Equations and procedures that have no number here are the paper's."""
+    return "\n\n".join([HEAD, *parts]) + "\n"
 
 
 def _table(rows: list[Row]) -> str:

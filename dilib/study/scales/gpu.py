@@ -10,6 +10,7 @@ from dilib.training import TrainingSettings
 
 PAPER = paper.SCALE
 SCHEDULE = Schedule(((32, 500),), lr=0.1, decay="cosine", jitter=2)
+FROM_SCRATCH = PoolSettings(rounds=30, updates=195, shift=4)
 TUNING = PoolSettings(rounds=10, updates=200, lr=0.05, decay="linear", shift=4, temperature=5.0)
 
 SCALE = replace(
@@ -24,8 +25,9 @@ SCALE = replace(
     sources=replace(PAPER.sources, schedule=dict.fromkeys(TEACHERS, SCHEDULE)),
     from_scratch=replace(
         PAPER.from_scratch,
-        short=replace(PAPER.from_scratch.short, rounds=30),
-        long=replace(PAPER.from_scratch.long, rounds=80),
+        images=50_000,
+        short=FROM_SCRATCH,
+        long=replace(FROM_SCRATCH, rounds=80, mixup=0.2),
         rounds=(30, 55),
     ),
     compression=replace(

@@ -45,7 +45,7 @@ SCALE = settings.Scale(
         scorer="inception_v3",
         classes=tuple(range(1000)),
         batch_size=152,
-        objective=Objective(alpha_tv=1e-4, alpha_l2=0.0, alpha_f=1e-2, alpha_c=0.0),
+        objective=Objective(alpha_tv=1e-4, alpha_l2=1e-2, alpha_f=1e-2, alpha_c=0.0),
         first_layer=1.0,
         schedules=(replace(IMAGENET, stages=((224, 20_000),)),),
         transfer=(

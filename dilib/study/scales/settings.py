@@ -158,7 +158,8 @@ class ImageNet:
     """Sec. 4.2: which network images are made from, which ones judge them, and how: one for each entry of `classes`.
 
     `scorer` classifies for the Inception Score. `first_layer` is the weight of the first BatchNorm layer. Batches take
-    turns with the `schedules`, or, where images are to teach from, with those of `transfer`, if it has any (Sec. 4.4).
+    turns with the `schedules`, or, where images are to teach from, with those of `transfer`, if it has any (Sec. 4.4);
+    those that compete with a student do so with weight `alpha_c`.
     Variants for comparison are made of the first `compared` classes.
     """
 
@@ -173,6 +174,7 @@ class ImageNet:
     compared: int
     transfer: tuple[Schedule, ...] = ()
     deepdream_tv: float = 1e-4
+    alpha_c: float = 0.2
 
 
 @dataclass(frozen=True)
