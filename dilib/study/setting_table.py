@@ -424,7 +424,7 @@ def as_markdown() -> str:
 def _table(rows: list[Row]) -> str:
     lines = [
         {"setting": row.setting, "the paper": short(row.published)}
-        | {name: short(row.of(scale)) for name, scale in SCALES.items()}
+        | {f"scale {name}": short(row.of(scale)) for name, scale in SCALES.items()}
         | {"why": "; ".join(filter(None, (row.why, row.why_smaller and f"laptop: {row.why_smaller}")))}
         for row in rows
     ]

@@ -81,7 +81,7 @@ SCALE = settings.Scale(
     schedule={"vgg11_bn": WARM, "resnet34": SCHEDULE},
     distillation=dict(zip(PAIRS, (_taught(14, 100), _taught(14, 110), _taught(6, 180)), strict=True)),
     dafl=GeneratorSettings(width=64, lr=2e-3, temperature=20.0),
-    statistics=settings.Statistics((1, 10, 100, 1000), _taught(10, 100)),
+    statistics=settings.Statistics((1, 10, 100, 1000), _taught(6, 100)),
     frontier=settings.Frontier((20, 40, 80), (160,), _taught(6, 100)),
     growth=settings.Growth("resnet50", (2, 4, 8, 16), (96, 128, 160, 192, 224), ((32, 1200),), ((16, 120), (32, 60))),
     imagenet=LITE_IMAGENET,
@@ -110,6 +110,7 @@ SCALE = settings.Scale(
         old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
         binary=TrainingSettings(epochs=1, lr=0.05),
         deepdream_tv=1e-4,
+        lr={"lwf_mc": 0.15, "deepdream": 0.05, "deepinversion": 0.5, "oracle_distill": 0.5, "oracle_classify": 0.5},
     ),
     continual_imagenet=LITE_CONTINUAL,
     compression=settings.Compression(
