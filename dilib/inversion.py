@@ -18,6 +18,7 @@ from dilib import losses
 from dilib.checks import check_gradients, check_not_negative, check_positive, check_seed
 from dilib.classifier import Classifier, Preprocessing, Size, frozen_copy, sides
 from dilib.feature_statistics import FeatureStatistics, Observed
+from dilib.parameterisation import Parameterisation, Pixels
 from dilib.structure import undisturbed
 from dilib.trial import checked_student, checked_targets, targets, tried
 
@@ -194,13 +195,15 @@ def updates(
     statistics: FeatureStatistics | None = None,
     student: nn.Module | None = None,
     start: Tensor | None = None,
+    image: Parameterisation | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What `invert` does, update by update: the images so far (N, C, H, W) and the four terms that moved them.
 
     `statistics` default to the teacher's BatchNorm running statistics. `student`, needed where α_c > 0, is the network
     in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
-    schedule's warm start. The images are the ones being optimised, not a copy. Raises ValueError for bad input at once.
+    schedule's warm start. `image` is what is optimised, by default pixels that begin with noise or as `start` says, which
+    are given as they are and not as a copy. Raises ValueError for bad input at once.
     """
     check_seed(seed, bits=63)
     schedule = schedule.sized(teacher.preprocessing.size)
@@ -210,13 +213,13 @@ def updates(
     if start is not None:
         schedule = schedule.after_a_warm_start()
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(labels), teacher.preprocessing.channels, *sides(schedule.stages[0][0]))
-    images = torch.randn(shape, generator=generator).to(teacher.device)
-    if start is not None:
-        images = _blend(start.to(teacher.device), images, schedule.warm_start)
+    if image is None:
+        shape = (len(labels), teacher.preprocessing.channels, *sides(schedule.stages[0][0]))
+        noise = torch.randn(shape, generator=generator).to(teacher.device)
+        image = Pixels(noise if start is None else _blend(start.to(teacher.device), noise, schedule.warm_start))
     terms_of = _terms(teacher, labels.to(teacher.device), objective, statistics, student)
     prepared = partial(_seeded, terms_of, seed) if random else partial(_graphed, terms_of)
-    return _optimise(prepared, images, teacher, objective, schedule, generator)
+    return _optimise(prepared, image, teacher, objective, schedule, generator)
 
 
 def _checked(teacher, labels, objective, schedule, statistics, student, start) -> tuple[Tensor, bool]:
@@ -238,25 +241,23 @@ def _blend(start: Tensor, noise: Tensor, share: float) -> Tensor:
     return share * F.interpolate(start, noise.shape[2:], mode="area") + (1 - share**2) ** 0.5 * noise
 
 
-def _optimise(prepared, images, teacher, objective, schedule, generator) -> Iterator[tuple[Tensor, Tensor]]:
-    weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=images.device)
+def _optimise(prepared, image, teacher, objective, schedule, generator) -> Iterator[tuple[Tensor, Tensor]]:
+    weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=teacher.device)
     for size, steps in schedule.stages:
-        images = images.detach()
-        if tuple(images.shape[2:]) != sides(size):
-            images = F.interpolate(images, sides(size))
-        images = images.contiguous(memory_format=torch.channels_last).requires_grad_()
-        optimizer, decay = _adam(images, schedule, steps)
+        image = image.at(size)
+        optimizer, decay = _adam(image, schedule, steps)
+        images = image()
         terms_of_view = prepared(images)
-        for view in views(images, schedule, steps, generator):
+        for shift, flip in moves(schedule, images.shape[2], steps, generator):
             check_gradients()
-            terms = terms_of_view(view)
+            images = image()
+            terms = terms_of_view(seen(images, shift, flip))
             optimizer.zero_grad()
             (terms * weights).sum().backward()
             optimizer.step()
             decay.step()
             if schedule.clip:
-                with torch.no_grad():
-                    images.copy_(teacher.preprocessing.clip(images))
+                image.clip(teacher.preprocessing)
             yield images.detach(), terms.detach().clone()  # a graph writes its next terms to the same place
 
 
@@ -301,19 +302,24 @@ def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor]
     return terms
 
 
-def _adam(images: Tensor, schedule: Schedule, updates: int):
-    optimizer = torch.optim.Adam([images], lr=schedule.lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+def _adam(image: Parameterisation, schedule: Schedule, updates: int):
+    optimizer = torch.optim.Adam(image.groups(schedule.lr), eps=1e-8, fused=True)
     return optimizer, DECAYS[schedule.decay](optimizer, updates)
 
 
-def views(images: Tensor, schedule: Schedule, updates: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The images as each of `updates` forward passes sees them: rolled by up to the jitter, flipped half the time."""
-    jitter = round(schedule.jitter * images.shape[2] / sides(schedule.stages[-1][0])[0])
+def moves(schedule: Schedule, height: int, updates: int, generator: torch.Generator) -> Iterator[tuple[list, bool]]:
+    """By how much each of `updates` forward passes sees images rolled, up to the jitter, and whether flipped."""
+    jitter = round(schedule.jitter * height / sides(schedule.stages[-1][0])[0])
     shifts = torch.randint(-jitter, jitter + 1, (updates, 2), generator=generator).tolist()
     flips = (torch.rand(updates, generator=generator) < 0.5).tolist()
     for shift, flip in zip(shifts, flips, strict=True):
-        view = images.roll(shift, dims=(2, 3))
-        yield view.flip(3) if schedule.flip and flip else view
+        yield shift, schedule.flip and flip
+
+
+def seen(images: Tensor, shift: list[int], flip: bool) -> Tensor:
+    """The images (N, C, H, W), rolled and flipped."""
+    view = images.roll(shift, dims=(2, 3))
+    return view.flip(3) if flip else view
 
 
 def _require_finite(history: list[Tensor]) -> None:

@@ -23,10 +23,12 @@ from torchvision.transforms.functional import resize, to_pil_image
 from torchvision.utils import make_grid
 
 from dilib import precision
+from dilib.amortised import Start
 from dilib.artifacts import damaged, load_tensors, read_json, save_tensors, write_atomically
 from dilib.classifier import sides
 from dilib.data import Split
 from dilib.image_folders import mapped
+from dilib.inversion import Inversion
 from dilib.recipe import Recipe
 
 CARD = "card.json"
@@ -102,6 +104,7 @@ class ImagePool:
     def batch(self, index: int) -> Batch:
         """Batch `index`, made first if it is not there; waits for another process that is making it."""
         if (found := self.load(index)) is None:
+            self._make_what_it_starts_from(index)
             with self._lock(self.path(index).stem):
                 if (found := self.load(index)) is None:
                     self._make(index)
@@ -156,6 +159,8 @@ class ImagePool:
         """Whether the batch is there, after making it if no other process is doing so."""
         if self.has(index):
             return True
+        if self.recipe.amortised and index and not self.path(index - 1).exists():
+            return False  # it starts from where that one ends
         try:
             with self._lock(self.path(index).stem).acquire(timeout=0):
                 if not self.has(index):
@@ -164,18 +169,46 @@ class ImagePool:
             return False
         return True
 
+    def _make_what_it_starts_from(self, index: int) -> None:
+        if self.recipe.amortised and index and not self.path(index - 1).exists():
+            self.batch(index - 1)
+
     def _make(self, index: int, watch: Watch | None = None) -> None:
+        started = time.perf_counter()
+        made = self._made_from_shared_start(index) if self.recipe.amortised else self._made(index, watch)
+        tensors = {**_in_8_bits(made.images), "labels": made.labels, "history": made.history}
+        card = {**self._card_of(index), "seconds": time.perf_counter() - started}
+        save_tensors(self.path(index), tensors, card)
+
+    def _made(self, index: int, watch: Watch | None) -> Inversion:
         earlier = self.recipe.warm_start(index)
         start = None if earlier is None else self._earlier(earlier)
-        started = time.perf_counter()
-        made = self.recipe.make(
+        return self.recipe.make(
             index,
             start and (start.images, start.labels),
             watch and (lambda done, images: watch(index, done, images)),
         )
-        tensors = {**_in_8_bits(made.images), "labels": made.labels, "history": made.history}
-        card = {**self._card_of(index), "seconds": time.perf_counter() - started}
-        save_tensors(self.path(index), tensors, card)
+
+    def _made_from_shared_start(self, index: int) -> Inversion:
+        """A batch from where the one before ended; where the next one starts is kept, and this one's start till then."""
+        start = self._start(index)
+        made, following = self.recipe.make_from(index, start)
+        save_tensors(self._start_path(index + 1), following, self._card_of(index + 1))
+        self._start_path(index - 1).unlink(missing_ok=True)
+        return made
+
+    def _start(self, index: int) -> Start:
+        if index == 0:
+            return self.recipe.first_start()
+        found = load_tensors(self._start_path(index), self._card_of(index))
+        if found is None:
+            raise ValueError(
+                f"{self._start_path(index)}, which batch {index} starts from, is gone; delete {self.folder}"
+            )
+        return found[0]
+
+    def _start_path(self, index: int) -> Path:
+        return self.folder / f"start-{index:05d}.safetensors"
 
     def _card_of(self, index: int) -> dict:
         return {**self.card, "index": index, "bits": 8}

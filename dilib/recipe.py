@@ -7,6 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from dilib import amortised
+from dilib.amortised import AmortisedSettings, Start
 from dilib.artifacts import fingerprint, fingerprint_of, plain
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
@@ -37,7 +39,8 @@ class Recipe:
     """How every batch of a pool is made; batches take turns with the `schedules`.
 
     Labels run through `classes` again and again, or, `shuffled`, are balanced within each batch and in random order.
-    Without a warm start or a student in training, a batch depends on nothing but the recipe and its index.
+    The first `plain` batches compete with no student. Without a warm start, a student in training or a shared start
+    (`amortised`), a batch depends on nothing but the recipe and its index.
     """
 
     teacher: Classifier
@@ -50,6 +53,8 @@ class Recipe:
     shuffled: bool = False
     statistics: FeatureStatistics | None = None  # in place of BatchNorm's
     rival: Rival | None = None  # for R_compete
+    plain: int = 0
+    amortised: AmortisedSettings | None = None
 
     def __post_init__(self):
         check_seed(self.seed)
@@ -57,7 +62,9 @@ class Recipe:
     @property
     def card(self) -> dict:
         """All that the images depend on but the precision, which a pool keeps from its beginning."""
-        settings = {name: value for name, value in vars(self).items() if name not in ("teacher", "statistics", "rival")}
+        apart = ("teacher", "statistics", "rival", "plain", "amortised")
+        settings = {name: value for name, value in vars(self).items() if name not in apart}
+        settings |= {name: value for name in ("plain", "amortised") if (value := getattr(self, name))}
         if self.statistics:
             settings["statistics"] = fingerprint_of(self.statistics.tensors())
         if self.rival:
@@ -103,15 +110,23 @@ class Recipe:
     ) -> Inversion:
         """Batch `index`, from earlier images and their labels (`start`) or from noise; `watch` as in `invert`."""
         images, labels = start or (None, self.labels(index))
-        network = self.teacher.network
-        return invert(
-            self.teacher,
-            labels,
-            self.objective,
-            self.schedule(index),
-            statistics=self.statistics or FeatureStatistics.from_batchnorm(network, first=self.first_layer),
-            student=self.rival.network if self.rival else None,
-            start=images,
-            seed=self.batch_seed(index),
-            watch=watch,
-        )
+        return invert(*self._problem(index, labels), start=images, watch=watch, **self._options(index))
+
+    def first_start(self) -> Start:
+        """The generator's weights that the first batch begins with."""
+        return amortised.first_start(self.teacher, self.amortised, self.batch_seed(0))
+
+    def make_from(self, index: int, start: Start) -> tuple[Inversion, Start]:
+        """Batch `index` of an amortised recipe from a generator's weights, and those that the next one starts from."""
+        problem = self._problem(index, self.labels(index))
+        return amortised.batch(*problem, self.amortised, start, **self._options(index))
+
+    def _problem(self, index: int, labels: Tensor) -> tuple[Classifier, Tensor, Objective, Schedule]:
+        objective = self.objective if index >= self.plain else self.objective.deepinversion()
+        return self.teacher, labels, objective, self.schedule(index)
+
+    def _options(self, index: int) -> dict:
+        stored = self.statistics or FeatureStatistics.from_batchnorm(self.teacher.network, first=self.first_layer)
+        competes = self.rival and index >= self.plain
+        student = self.rival.network if competes else None
+        return {"statistics": stored, "student": student, "seed": self.batch_seed(index)}

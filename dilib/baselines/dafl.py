@@ -3,7 +3,6 @@
 Chen et al., "Data-Free Learning of Student Networks", ICCV 2019.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dilib.checks import check_not_negative, check_positive, check_whole
-from dilib.classifier import Classifier, Frozen, Preprocessing, head_of, logits_and_features, sides
+from dilib.classifier import Classifier, Frozen, head_of, logits_and_features
 from dilib.distillation import DistillationSettings, scaled_distillation
 from dilib.evaluation import accuracy, glimpse
+from dilib.generator import Generator
 from dilib.precision import autocast, autocast_logits
 from dilib.rounds import Run, in_rounds
 from dilib.training import descend, sgd
@@ -39,32 +39,6 @@ class GeneratorSettings:
         check_whole(self, "latents", "width")
         check_positive(self, "lr", "temperature")
         check_not_negative(self, "one_hot", "activation", "entropy")
-
-
-class Generator(nn.Module):
-    """Latents (N, Z) → images (N, C, H, W), sides divided by 4, each channel standardised by a last BatchNorm."""
-
-    def __init__(self, preprocessing: Preprocessing, latents: int, width: int):
-        super().__init__()
-        self.shape = (width, *(side // 4 for side in sides(preprocessing.size)))
-        self.project = nn.Linear(latents, math.prod(self.shape))
-        self.body = nn.Sequential(
-            nn.BatchNorm2d(width),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(width, width // 2, 3, padding=1),
-            nn.BatchNorm2d(width // 2),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(width // 2, preprocessing.channels, 3, padding=1),
-            nn.Tanh(),
-            nn.BatchNorm2d(preprocessing.channels, affine=False),
-        )
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.body(self.project(latents).view(-1, *self.shape))
 
 
 def one_hot_loss(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dilib.classifier import Classifier
 from dilib.feature_statistics import batchnorm_layers
-from dilib.inversion import Objective, Schedule, views
+from dilib.inversion import Objective, Schedule, moves, seen
 
 
 def textbook(
@@ -39,7 +39,8 @@ def textbook(
     images = torch.randn(len(labels), teacher.preprocessing.channels, size, size, generator=generator)
     images = images.to(labels.device).requires_grad_()
     optimizer = torch.optim.Adam([images], lr=schedule.lr)
-    for step, view in enumerate(views(images, schedule, count, generator)):
+    for step, move in enumerate(moves(schedule, size, count, generator)):
+        view = seen(images, *move)
         if schedule.decay == "cosine":
             optimizer.param_groups[0]["lr"] = schedule.lr * (1 + math.cos(math.pi * step / count)) / 2
         found.clear()
