@@ -202,8 +202,8 @@ def updates(
 
     `statistics` default to the teacher's BatchNorm running statistics. `student`, needed where α_c > 0, is the network
     in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
-    schedule's warm start. `image` is what is optimised, by default pixels that begin with noise or as `start` says, which
-    are given as they are and not as a copy. Raises ValueError for bad input at once.
+    schedule's warm start. `image` is what is optimised, by default pixels that begin with noise or as `start`
+    says, which are given as they are and not as a copy. Raises ValueError for bad input at once.
     """
     check_seed(seed, bits=63)
     schedule = schedule.sized(teacher.preprocessing.size)

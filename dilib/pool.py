@@ -190,7 +190,7 @@ class ImagePool:
         )
 
     def _made_from_shared_start(self, index: int) -> Inversion:
-        """A batch from where the one before ended; where the next one starts is kept, and this one's start till then."""
+        """A batch from where the one before ended; kept is where the next one starts, and till then where this one did."""
         start = self._start(index)
         made, following = self.recipe.make_from(index, start)
         save_tensors(self._start_path(index + 1), following, self._card_of(index + 1))
@@ -202,9 +202,7 @@ class ImagePool:
             return self.recipe.first_start()
         found = load_tensors(self._start_path(index), self._card_of(index))
         if found is None:
-            raise ValueError(
-                f"{self._start_path(index)}, which batch {index} starts from, is gone; delete {self.folder}"
-            )
+            raise ValueError(f"{self._start_path(index)}, which batch {index} needs, is gone; delete {self.folder}")
         return found[0]
 
     def _start_path(self, index: int) -> Path:

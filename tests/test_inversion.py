@@ -7,6 +7,7 @@ import torch
 from dilib import inversion, networks
 from dilib.classifier import Classifier, Preprocessing
 from dilib.inversion import TERMS, Objective, Schedule, balanced_labels, invert
+from dilib.parameterisation import Pixels
 
 SHORT = Schedule(stages=((32, 12),), lr=0.1, jitter=2)
 LABELS = torch.arange(8) % 4
@@ -84,14 +85,14 @@ def test_the_prior_is_the_weighted_sum_of_its_three_norms(teacher):
 
 def test_the_rate_falls_as_the_schedule_says():
     """In steps: times 0.3 at every 15 % of 20 updates, which are 3."""
-    images = torch.zeros(1, requires_grad=True)
+    image = Pixels(torch.zeros(1, 1, 1, 1))
     rates = {}
     for decay in inversion.DECAYS:
-        optimizer, schedule = inversion._adam(images, replace(SHORT, decay=decay, lr=0.2), updates=20)
+        optimizer, schedule = inversion._adam(image, replace(SHORT, decay=decay, lr=0.2), updates=20)
         rates[decay] = []
         for _ in range(20):
             rates[decay].append(optimizer.param_groups[0]["lr"])
-            images.grad = torch.ones(1)
+            image().grad = torch.ones(1, 1, 1, 1)
             optimizer.step()
             schedule.step()
     assert rates["constant"] == [0.2] * 20
