@@ -153,10 +153,11 @@ class Study:
         return replace(self._beneath("validation"), choosing=True, place=place)
 
     def on(self, dataset: str) -> "Study":
-        """The study's settings on another data set, beneath it in its folders."""
+        """The study's settings on another data set, with teachers trained as suits it, beneath it in its folders."""
+        scale = replace(self.scale, training=scale_for(self.scale.name, dataset).training)
         part = {"half": (), "choosing": False, "files": data.files_digest(dataset, self.data_folder)}
         place = self.place.with_name(data.slug(dataset))
-        return replace(self._beneath(place.name), dataset=dataset, place=place, **part)
+        return replace(self._beneath(place.name), scale=scale, dataset=dataset, place=place, **part)
 
     def _beneath(self, name: str) -> "Study":
         return replace(self, results=self.results / name, artifacts=self.artifacts / name)

@@ -9,7 +9,9 @@ SCALES = {scale.name: scale for scale in (smoke.SCALE, laptop.SCALE, gpu.SCALE, 
 def scale_for(name: str, dataset: str) -> Scale:
     """The sizes of a scale for a data set. Raises ValueError unless `name` is a scale."""
     check_scale(name)
-    return laptop.NATURAL if name == "laptop" and dataset not in laptop.EASY else SCALES[name]
+    if name != "laptop":
+        return SCALES[name]
+    return laptop.DIGITS if dataset == "digits" else SCALES[name] if dataset in laptop.EASY else laptop.NATURAL
 
 
 def check_scale(name: str) -> None:
