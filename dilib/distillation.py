@@ -58,6 +58,24 @@ class DistillationSettings:
 
 
 @dataclass(frozen=True)
+class StreamSettings(DistillationSettings):
+    """How a student is taught where images are cheap: as above, but a round has `batches` new ones.
+
+    Each is followed by its share of the round's `updates`, all of them on images drawn at random from the pool.
+    """
+
+    batches: int = 10
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_whole(self, "batches")
+        if self.updates % self.batches:
+            raise ValueError(
+                f"{self.updates} updates a round can't be shared by {self.batches} batches; give a multiple"
+            )
+
+
+@dataclass(frozen=True)
 class PoolSettings(DistillationSettings):
     """How a student is taught on a fixed pool: as above, but no batch is fresh, and a round is only a pause to measure.
 
@@ -111,6 +129,68 @@ def distill(
     history = in_rounds(teach, settings.rounds, parts, run.of(teacher.precision), "distillation")
     student.eval()
     return history
+
+
+def distill_from_stream(
+    teacher: Classifier,
+    student: nn.Module,
+    fresh_batch: Callable[[int], Batch],
+    test: tuple[Tensor, Tensor],
+    settings: StreamSettings,
+    run: Run = Run(),
+) -> dict[str, list[float]]:
+    """Teach `student` in place while many batches of images are made cheaply; what `distill` returns, a round each.
+
+    Images join the pool as pixels, and every update draws its own from all of them. "teacher_on_fresh" and
+    "student_on_fresh" are of each round's last batch.
+    Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
+    finite.
+    """
+    checked_student(teacher, student)
+    frozen, learner, preprocessing = teacher.frozen(), teacher.with_network(student), teacher.preprocessing
+    schedule = sgd(student, settings, settings.lr_factor)
+    pool: list[Tensor] = []
+
+    def join(batch: Batch) -> None:
+        pool.append(preprocessing.to_pixels(batch.images).cpu())
+
+    def teach(index: int, random: torch.Generator) -> dict[str, float]:
+        first, seconds = index * settings.batches, 0.0
+        for earlier in range(len(pool), first):  # where a checkpoint went on
+            join(fresh_batch(earlier))
+        for number in range(first, first + settings.batches):
+            batch = fresh_batch(number)
+            started = time.perf_counter()
+            join(batch)
+            fresh = (
+                {
+                    "teacher_on_fresh": accuracy(teacher, batch.images, batch.labels),
+                    "student_on_fresh": accuracy(learner, batch.images, batch.labels),
+                }
+                if number + 1 == first + settings.batches
+                else {}
+            )
+            student.train()
+            for _ in range(settings.updates // settings.batches):
+                images = _drawn_from(pool, preprocessing, settings, random).to(teacher.device)
+                loss = _teach(frozen, student, schedule, images, settings.temperature)
+            seconds += batch.seconds + time.perf_counter() - started
+        shown = test if index + 1 == settings.rounds else glimpse(test)
+        measured = {**fresh, "loss": loss.item(), "student_on_test": accuracy(learner, *shown)}
+        return {**measured, "seconds": seconds}
+
+    parts = {"network": student, "optimizer": schedule.optimizer, "schedule": schedule}
+    history = in_rounds(teach, settings.rounds, parts, run.of(teacher.precision), "distillation")
+    student.eval()
+    return history
+
+
+def _drawn_from(pool: list[Tensor], preprocessing: Preprocessing, settings, random: torch.Generator) -> Tensor:
+    """Images drawn at random from batches of one size, uint8 (N, C, H, W), normalised and augmented."""
+    size = len(pool[0])
+    chosen = torch.randint(len(pool) * size, (settings.batch_size,), generator=random).tolist()
+    pixels = torch.stack([pool[place // size][place % size] for place in chosen])
+    return augment(preprocessing.normalise(pixels), settings.shift, settings.flip, random)
 
 
 def _teach_round(frozen, student, schedule, pool: list[Tensor], settings, random: torch.Generator) -> float:
