@@ -11,7 +11,7 @@ from dilib import networks
 from dilib.artifacts import digest, fingerprint, plain
 from dilib.baselines.dafl import distill_with_generator
 from dilib.classifier import Classifier
-from dilib.distillation import distill
+from dilib.distillation import distill, distill_from_stream
 from dilib.evaluation import accuracy_by_class
 from dilib.experiments.teachers import (
     fresh_network,
@@ -35,6 +35,7 @@ METHODS = {  # in the paper's words
     "deepinversion": "DeepInversion (+R_feature)",
     "adaptive": "Adaptive DeepInversion (+R_compete)",
     "dafl": "DAFL",
+    "amortised": "Amortised DeepInversion",  # not the paper's
 }
 BATCHNORM = "batchnorm"
 Pair = tuple[str, str]  # teacher and student, by name
@@ -43,7 +44,8 @@ Pair = tuple[str, str]  # teacher and student, by name
 def student_cell(study: Study, pair: Pair, method: str, seed: int = 0) -> Cell:
     """A fresh student taught by one method: top-1 on real images, and accuracies along the way (Fig. 4)."""
     name, settings = "--".join(("transfer", *pair, method)), student_settings(study, pair, method)
-    taught = _taught_by_generator if method == "dafl" else partial(taught_by_inversion, method=method)
+    taught = {"dafl": _taught_by_generator, "amortised": _taught_from_shared_start}.get(method)
+    taught = taught or partial(taught_by_inversion, method=method)
     return Cell(name, settings, partial(taught, study, pair, settings=settings, seed=seed), seed)
 
 
@@ -118,6 +120,11 @@ def student_settings(study: Study, pair: Pair, method: str, statistics: int | st
     }
     if method == "dafl":
         return plain({**settings, "generator": scale.dafl})
+    if method == "amortised":
+        how = scale.amortised
+        images = {"objective": how.objective[teacher], "schedule": how.schedule, "batch_size": scale.batch_size}
+        shared = {"amortised": how.settings, "plain": how.plain, "distillation": how.student[pair]}
+        return plain({**settings, **images, **shared})
     settings |= _images_settings(study, teacher, method, statistics)
     if method == "adaptive":
         settings["adaptive_after"] = scale.adaptive_after
@@ -190,6 +197,37 @@ def _adaptive_batches(study: Study, first: ImagePool, student: nn.Module, settin
 
     adaptive = study.pool(recipe, earlier=batch)
     return batch
+
+
+def _taught_from_shared_start(study: Study, pair: Pair, *, settings: dict, seed: int) -> dict:
+    teacher, student = load_teacher(study, pair[0], seed), fresh_network(study, pair[1], seed=seed + 1)
+    how, teaching = study.scale.amortised, study.scale.amortised.student[pair]
+    recipe = Recipe(
+        teacher,
+        tuple(range(len(study.data.classes))),
+        study.scale.batch_size,
+        how.objective[pair[0]],
+        (how.schedule,),
+        seed=seed,
+        shuffled=True,
+        rival=Rival(settings, lambda: student),
+        plain=how.plain,
+        amortised=how.settings,
+    )
+    pool, batches = study.pool(recipe), teaching.rounds * teaching.batches
+    with counted(teaching.rounds, f"{pair_name(pair)}, amortised, seed {seed}") as on_round:
+        run = _run(study, teacher, settings, seed, on_round)
+        history = distill_from_stream(teacher, student, pool.batch, study.test, teaching, run)
+    shown = pool.batch(batches - 1)
+    return {
+        "top1": history["student_on_test"][-1],
+        "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
+        "images": batches * study.scale.batch_size,
+        "updates": how.schedule.updates(batches),
+        "seconds": sum(history.pop("seconds")),
+        "history": history,
+        "samples": by_class(teacher.preprocessing.to_pixels(shown.images), shown.labels, len(study.data.classes)),
+    }
 
 
 def _taught_by_generator(study: Study, pair: Pair, *, settings: dict, seed: int) -> dict:

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+from dilib.amortised import AmortisedSettings
 from dilib.baselines.dafl import GeneratorSettings
 from dilib.baselines.gan import GanSettings
 from dilib.compression.pruning import PruningSettings
 from dilib.continual.extension import ExtensionSettings
-from dilib.distillation import DistillationSettings, PoolSettings
+from dilib.distillation import DistillationSettings, PoolSettings, StreamSettings
 from dilib.inversion import Objective, Schedule
 from dilib.study.scales import settings
 from dilib.study.scales.settings import FOLDED_LR, JUDGE, PAIRS, TEACHERS
@@ -20,6 +21,12 @@ WARM = replace(SCHEDULE, stages=((32, 200),), warm_start=0.9, warm_updates=40)
 def _taught(rounds: int, updates: int) -> DistillationSettings:
     return DistillationSettings(
         rounds=rounds, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4
+    )
+
+
+def _streamed(rounds: int, updates: int) -> StreamSettings:
+    return StreamSettings(
+        rounds=rounds, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, batches=10
     )
 
 
@@ -80,6 +87,16 @@ SCALE = settings.Scale(
     },
     schedule={"vgg11_bn": WARM, "resnet34": SCHEDULE},
     distillation=dict(zip(PAIRS, (_taught(14, 100), _taught(14, 110), _taught(6, 180)), strict=True)),
+    amortised=settings.Amortised(
+        AmortisedSettings(),
+        Schedule(((32, 5),), lr=2e-3, jitter=2),
+        {
+            "vgg11_bn": Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=10.0),
+            "resnet34": Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.5, alpha_c=10.0),
+        },
+        plain=10,
+        student=dict.fromkeys(PAIRS, _streamed(20, 100)),
+    ),
     dafl=GeneratorSettings(width=64, lr=2e-3, temperature=20.0),
     statistics=settings.Statistics((1, 10, 100, 1000), _taught(6, 100)),
     frontier=settings.Frontier((20, 40, 80), (160,), _taught(6, 100)),

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+from dilib.amortised import AmortisedSettings
 from dilib.baselines.dafl import GeneratorSettings
 from dilib.baselines.gan import GanSettings
 from dilib.compression.pruning import PruningSettings
 from dilib.continual.extension import ExtensionSettings
-from dilib.distillation import DistillationSettings, PoolSettings
+from dilib.distillation import DistillationSettings, PoolSettings, StreamSettings
 from dilib.inversion import Objective, Schedule
 from dilib.study.scales import settings
 from dilib.study.scales.settings import FOLDED_LR, JUDGE, PAIRS, TEACHERS
@@ -33,6 +34,13 @@ SCALE = settings.Scale(
     batch_size=256,
     schedule=dict.fromkeys(TEACHERS, SCHEDULE),
     distillation=by_pair(975, 50),  # 250 epochs of 195 updates
+    amortised=settings.Amortised(
+        AmortisedSettings(),
+        Schedule(((32, 5),), lr=2e-3, jitter=2),
+        dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0)),
+        plain=10,
+        student=dict.fromkeys(PAIRS, StreamSettings(rounds=100, updates=490, lr=0.1, decay="linear", batches=10)),
+    ),
     dafl=GeneratorSettings(),
     statistics=settings.Statistics((1, 10, 100, 1000), DistillationSettings(rounds=975, updates=50)),
     frontier=settings.Frontier((250, 500, 1000, 2000), (), DistillationSettings(rounds=200, updates=50)),

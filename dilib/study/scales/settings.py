@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from dilib.amortised import AmortisedSettings
 from dilib.baselines.dafl import GeneratorSettings
 from dilib.baselines.gan import GanSettings
 from dilib.compression.pruning import PruningSettings
 from dilib.continual.extension import CONTINUAL_METHODS, ExtensionSettings
-from dilib.distillation import DistillationSettings, PoolSettings
+from dilib.distillation import DistillationSettings, PoolSettings, StreamSettings
 from dilib.inversion import Objective, Schedule
 from dilib.training import TrainingSettings
 
@@ -178,6 +179,20 @@ class ImageNet:
 
 
 @dataclass(frozen=True)
+class Amortised:
+    """Beside the paper's methods: images from a shared start, by `schedule`, and students that are taught on many.
+
+    `objective` is by teacher, `student` by teacher and student. The first `plain` batches compete with nobody.
+    """
+
+    settings: AmortisedSettings
+    schedule: Schedule
+    objective: dict[str, Objective]
+    plain: int
+    student: dict[tuple[str, str], StreamSettings]
+
+
+@dataclass(frozen=True)
 class Scale:
     """All sizes of a study. Networks go by name; `widths` are shares of the published ones'."""
 
@@ -189,6 +204,7 @@ class Scale:
     schedule: dict[str, Schedule]  # by teacher
     distillation: dict[tuple[str, str], DistillationSettings]  # by teacher and student
     dafl: GeneratorSettings
+    amortised: Amortised
     statistics: Statistics
     frontier: Frontier
     growth: Growth

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+from dilib.amortised import AmortisedSettings
 from dilib.baselines.dafl import GeneratorSettings
 from dilib.baselines.gan import GanSettings
 from dilib.compression.pruning import PruningSettings
 from dilib.continual.extension import ExtensionSettings
-from dilib.distillation import DistillationSettings, PoolSettings
-from dilib.inversion import Schedule
+from dilib.distillation import DistillationSettings, PoolSettings, StreamSettings
+from dilib.inversion import Objective, Schedule
 from dilib.study.scales import settings
 from dilib.study.scales.laptop import LITE_CONTINUAL, LITE_IMAGENET
 from dilib.study.scales.settings import JUDGE, PAIRS, TEACHERS
@@ -37,6 +38,15 @@ SCALE = settings.Scale(
     batch_size=50,
     schedule={"vgg11_bn": replace(SCHEDULE, warm_start=0.9, warm_updates=8), "resnet34": SCHEDULE},
     distillation=dict.fromkeys(PAIRS, _taught(3, 8)),
+    amortised=settings.Amortised(
+        AmortisedSettings(latents=16, width=8),
+        Schedule(((32, 2),), lr=2e-3, jitter=2),
+        dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0)),
+        plain=2,
+        student=dict.fromkeys(
+            PAIRS, StreamSettings(rounds=2, updates=6, batch_size=50, shift=1, flip=False, batches=3)
+        ),
+    ),
     dafl=GeneratorSettings(latents=100, width=16),
     statistics=settings.Statistics((1, 10), _taught(2, 8)),
     frontier=settings.Frontier((3, 12), (), _taught(2, 4)),
