@@ -190,7 +190,7 @@ class ImagePool:
         )
 
     def _made_from_shared_start(self, index: int) -> Inversion:
-        """A batch from where the one before led; where the next one starts is kept, and till then where this one did."""
+        """A batch from where the one before led; where the next one starts is kept, and until then this one's start."""
         start = self._start(index)
         made, following = self.recipe.make_from(index, start)
         save_tensors(self._start_path(index + 1), following, self._card_of(index + 1))
