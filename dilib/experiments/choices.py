@@ -140,7 +140,7 @@ def continual_choices(study: Study) -> list[Choice]:
         return lambda other: continual_cell(other, network, settings.added[-1:], method, SEED)
 
     return [
-        Choice(f"continual-{method}", f"{words}: learning rate", rates(method), cell(method), "combined")
+        Choice(f"continual-{method}", f"{words}, continual learning: rate", rates(method), cell(method), "combined")
         for method, words in CONTINUAL_METHODS.items()
     ]
 

@@ -33,6 +33,7 @@ PALETTE = {
     "floor": COLOURS[8],
     "real": COLOURS[5],
     "proxy": COLOURS[6],
+    "second proxy": COLOURS[8],
     "GAN": COLOURS[9],
     "LwF.MC": COLOURS[3],
     "Oracle (distill)": COLOURS[5],
@@ -156,7 +157,8 @@ def bars_by_source(entries: pd.DataFrame, teacher: float) -> Figure:
     """Top-1 by image source, one panel a column; `entries` as a Table has them, `teacher` the whole network's."""
     columns = list(entries["column"].unique())
     width = 6.2 if len(columns) < 3 else 3.6
-    figure, axes = plt.subplots(1, len(columns), figsize=(width * len(columns), 4.8), sharey=True, squeeze=False)
+    size = (width * len(columns), 4.8)
+    figure, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, column in zip(axes[0], columns, strict=True):
         shown = entries[entries["column"] == column]
         colours = [PALETTE.get(row, "lightgray") for row in shown["row"]]
@@ -166,8 +168,7 @@ def bars_by_source(entries: pd.DataFrame, teacher: float) -> Figure:
         axis.set_xticks(range(len(shown)), shown["row"], rotation=35, ha="right")
         axis.grid(False, axis="x")
     axes[0, 0].set_ylabel("top-1, %")
-    axes[0, 0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.1))
-    figure.tight_layout()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center")
     return figure
 
 
