@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class DistillationSettings:
     fresh ones are used as they are.
     """
 
+    batches: ClassVar[int] = 1  # new ones a round
     rounds: int = 975
     updates: int = 50
     batch_size: int = 256
@@ -61,7 +63,7 @@ class DistillationSettings:
 class StreamSettings(DistillationSettings):
     """How a student is taught where images are cheap: as above, but a round has `batches` new ones.
 
-    Each is followed by its share of the round's `updates`, all of them on images drawn at random from the pool.
+    Each is followed by its share of the round's `updates`.
     """
 
     batches: int = 10
@@ -99,11 +101,12 @@ def distill(
 ) -> dict[str, list[float]]:
     """Teach `student` in place while its images are made; accuracies in percent and seconds of each round. Fig. 4.
 
-    `fresh_batch(round)` loads or makes the round's new images. They are used for an update at once and join the pool,
+    `fresh_batch(number)` loads or makes the next new images. They are used for an update at once and join the pool,
     from which the round's other batches are drawn at random. The seconds that making them took count as the round's,
     even if another process made them.
-    The history has "teacher_on_fresh" and "student_on_fresh", measured before the student learns from a batch, and
-    "student_on_test", on some of the normalised `test` images (images (N, C, H, W), labels (N,)) and at the end on all.
+    The history has "teacher_on_fresh" and "student_on_fresh", measured before the student learns from the round's last
+    new images, and "student_on_test", on some of the normalised `test` images (images (N, C, H, W), labels (N,)) and at
+    the end on all.
     Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
     finite.
     """
@@ -113,71 +116,24 @@ def distill(
     pool: list[Tensor] = []
 
     def teach(index: int, random: torch.Generator) -> dict[str, float]:
-        pool.extend(fresh_batch(earlier).images for earlier in range(len(pool), index))  # where a checkpoint went on
-        batch = fresh_batch(index)
-        started = time.perf_counter()
-        pool.append(batch.images)
-        measured = {
-            "teacher_on_fresh": accuracy(teacher, batch.images, batch.labels),
-            "student_on_fresh": accuracy(learner, batch.images, batch.labels),
-            "loss": _teach_round(frozen, student, schedule, pool, settings, random),
-        }
-        measured["student_on_test"] = accuracy(learner, *(test if index + 1 == settings.rounds else glimpse(test)))
-        return {**measured, "seconds": batch.seconds + time.perf_counter() - started}
-
-    parts = {"network": student, "optimizer": schedule.optimizer, "schedule": schedule}
-    history = in_rounds(teach, settings.rounds, parts, run.of(teacher.precision), "distillation")
-    student.eval()
-    return history
-
-
-def distill_from_stream(
-    teacher: Classifier,
-    student: nn.Module,
-    fresh_batch: Callable[[int], Batch],
-    test: tuple[Tensor, Tensor],
-    settings: StreamSettings,
-    run: Run = Run(),
-) -> dict[str, list[float]]:
-    """Teach `student` in place while many batches of images are made cheaply; what `distill` returns, a round each.
-
-    Images join the pool as pixels, and every update draws its own from all of them. "teacher_on_fresh" and
-    "student_on_fresh" are of each round's last batch.
-    Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
-    finite.
-    """
-    checked_student(teacher, student)
-    frozen, learner, preprocessing = teacher.frozen(), teacher.with_network(student), teacher.preprocessing
-    schedule = sgd(student, settings, settings.lr_factor)
-    pool: list[Tensor] = []
-
-    def join(batch: Batch) -> None:
-        pool.append(preprocessing.to_pixels(batch.images).cpu())
-
-    def teach(index: int, random: torch.Generator) -> dict[str, float]:
-        first, seconds = index * settings.batches, 0.0
-        for earlier in range(len(pool), first):  # where a checkpoint went on
-            join(fresh_batch(earlier))
-        for number in range(first, first + settings.batches):
+        first, following = index * settings.batches, (index + 1) * settings.batches
+        pool.extend(fresh_batch(earlier).images for earlier in range(len(pool), first))  # where a checkpoint went on
+        seconds = 0.0
+        for number in range(first, following):
             batch = fresh_batch(number)
             started = time.perf_counter()
-            join(batch)
-            fresh = (
-                {
+            pool.append(batch.images)
+            if number + 1 == following:
+                on_fresh = {
                     "teacher_on_fresh": accuracy(teacher, batch.images, batch.labels),
                     "student_on_fresh": accuracy(learner, batch.images, batch.labels),
                 }
-                if number + 1 == first + settings.batches
-                else {}
-            )
-            student.train()
-            for _ in range(settings.updates // settings.batches):
-                images = _drawn_from(pool, preprocessing, settings, random).to(teacher.device)
-                loss = _teach(frozen, student, schedule, images, settings.temperature)
+            loss = _teach_on_batch(frozen, student, schedule, pool, settings, random)
             seconds += batch.seconds + time.perf_counter() - started
-        shown = test if index + 1 == settings.rounds else glimpse(test)
-        measured = {**fresh, "loss": loss.item(), "student_on_test": accuracy(learner, *shown)}
-        return {**measured, "seconds": seconds}
+        started = time.perf_counter()
+        on_test = accuracy(learner, *(test if index + 1 == settings.rounds else glimpse(test)))
+        seconds += time.perf_counter() - started
+        return {**on_fresh, "loss": loss, "student_on_test": on_test, "seconds": seconds}
 
     parts = {"network": student, "optimizer": schedule.optimizer, "schedule": schedule}
     history = in_rounds(teach, settings.rounds, parts, run.of(teacher.precision), "distillation")
@@ -185,22 +141,14 @@ def distill_from_stream(
     return history
 
 
-def _drawn_from(pool: list[Tensor], preprocessing: Preprocessing, settings, random: torch.Generator) -> Tensor:
-    """Images drawn at random from batches of one size, uint8 (N, C, H, W), normalised and augmented."""
-    size = len(pool[0])
-    chosen = torch.randint(len(pool) * size, (settings.batch_size,), generator=random).tolist()
-    pixels = torch.stack([pool[place // size][place % size] for place in chosen])
-    return augment(preprocessing.normalise(pixels), settings.shift, settings.flip, random)
-
-
-def _teach_round(frozen, student, schedule, pool: list[Tensor], settings, random: torch.Generator) -> float:
-    """One round's updates: the fresh batch first, then batches drawn from the pool; the last loss.
+def _teach_on_batch(frozen, student, schedule, pool: list[Tensor], settings, random: torch.Generator) -> float:
+    """The updates that follow a fresh batch: itself first, then batches drawn from the pool; the last loss.
 
     A single image that is left over waits in the pool: BatchNorm takes no batch of one.
     """
     student.train()
     fresh = [part for part in pool[-1].split(settings.batch_size) if len(part) > 1 or settings.batch_size == 1]
-    for update in range(settings.updates):
+    for update in range(settings.updates // settings.batches):
         if update < len(fresh):
             images = fresh[update]
         else:

@@ -246,11 +246,11 @@ def _optimise(prepared, image, teacher, objective, schedule, generator) -> Itera
     for size, steps in schedule.stages:
         image = image.at(size)
         optimizer, decay = _adam(image, schedule, steps)
-        images = image()
-        terms_of_view = prepared(images)
-        for shift, flip in moves(schedule, images.shape[2], steps, generator):
+        terms_of_view = None
+        for shift, flip in moves(schedule, sides(size)[0], steps, generator):
             check_gradients()
             images = image()
+            terms_of_view = terms_of_view or prepared(images)
             terms = terms_of_view(seen(images, shift, flip))
             optimizer.zero_grad()
             (terms * weights).sum().backward()

@@ -39,8 +39,8 @@ class Recipe:
     """How every batch of a pool is made; batches take turns with the `schedules`.
 
     Labels run through `classes` again and again, or, `shuffled`, are balanced within each batch and in random order.
-    The first `plain` batches compete with no student. Without a warm start, a student in training or a shared start
-    (`amortised`), a batch depends on nothing but the recipe and its index.
+    With a shared start (`amortised`) the first `plain` batches compete with no student. Without that, a warm start, or
+    a student in training, a batch depends on nothing but the recipe and its index.
     """
 
     teacher: Classifier

@@ -68,8 +68,8 @@ def test_images_stand_where_their_row_and_column_say():
 def test_every_method_has_a_colour_of_its_own():
     colours = [to_rgb(colour) for colour in PALETTE.values()]
     names = [plots.short_name(method) for method in METHODS.values()]
-    assert names == ["Noise", "DeepDream", "DeepInversion", "Adaptive DeepInversion", "DAFL"]
-    assert [colours.count(to_rgb(PALETTE[name])) for name in names] == [1] * 5
+    assert names == ["Noise", "DeepDream", "DeepInversion", "Adaptive DeepInversion", "DAFL", "Amortised DeepInversion"]
+    assert [colours.count(to_rgb(PALETTE[name])) for name in names] == [1] * 6
 
 
 def test_a_bar_a_source():

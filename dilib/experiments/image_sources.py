@@ -11,7 +11,7 @@ from dilib.baselines import gan
 from dilib.baselines.gan import ConditionalGenerator
 from dilib.data import Split
 from dilib.evaluation import split_accuracy
-from dilib.experiments.table1_transfer import by_class
+from dilib.experiments.table1_transfer import amortised_recipe, amortised_settings, by_class
 from dilib.experiments.teachers import maker_of
 from dilib.progress import bar, counted
 from dilib.recipe import Recipe
@@ -24,6 +24,7 @@ SOURCES = {
     "proxy": PROXIES["proxy"],
     "gan": "GAN",
     "deepinversion": "DeepInversion",
+    "amortised": "amortised DeepInversion",
 }
 
 
@@ -45,15 +46,16 @@ def source_settings(study: Study, source: str, teacher: str) -> dict:
             "first_layer": maker.first_layer,
             "batch_size": maker.batch_size,
         },
+        "amortised": {"teacher": maker.settings, **amortised_settings(study, teacher)},
     }
     return plain({"source": source, **specific[source]})
 
 
 def available(study: Study) -> list[str]:
-    """The sources that the study can have: GANs make small images alone, and ImageNet may lack its training images."""
+    """The sources that the study can have: generators make small images alone; ImageNet may lack training images."""
     if study.dataset != "imagenet":
         return list(SOURCES)
-    missing = {"gan"} if len(study.data.train.labels) else {"gan", "real"}
+    missing = {"gan", "amortised"} | (set() if len(study.data.train.labels) else {"real"})
     return [source for source in SOURCES if source not in missing]
 
 
@@ -64,6 +66,8 @@ def images(study: Study, source: str, teacher: str, count: int, seed: int) -> Sp
     """
     if source == "deepinversion":
         return dreamt(study, maker_of(study, teacher, seed).recipe(seed), count)
+    if source == "amortised":
+        return dreamt(study, amortised_recipe(study, maker_of(study, teacher, seed).load(), seed), count)
     if source == "gan":
         generator, seconds = trained_gan(study, seed)
         made = gan.sample(generator, count, seed)
@@ -90,15 +94,22 @@ def chosen(split: Split, count: int, seed: int) -> Split:
 
 
 def dreamt(study: Study, recipe: Recipe, count: int) -> Split:
-    """The first `count` images that a recipe makes; its pool is filled as far as they reach."""
-    with bar(-(-count // recipe.batch_size), f"images from {recipe.teacher.name}, seed {recipe.seed}") as progress:
-        return study.pool(recipe).split(count, progress.update)
+    """The first `count` images that a recipe makes; its pool is filled as far as they reach.
+
+    Of a recipe with a shared start those after the `plain` ones, by which it is learnt.
+    """
+    first = recipe.plain * recipe.batch_size
+    batches = -(-(first + count) // recipe.batch_size)
+    with bar(batches, f"images from {recipe.teacher.name}, seed {recipe.seed}") as progress:
+        made = study.pool(recipe).split(first + count, progress.update)
+    return Split(made.pixels[first:], made.labels[first:], made.seconds)
 
 
-def pool_cell(study: Study, teacher: str, count: int, seed: int = 0) -> Cell:
+def pool_cell(study: Study, teacher: str, count: int, seed: int = 0, source: str = "deepinversion") -> Cell:
     """What the teacher makes of the first `count` images of its pool; fills the pool first."""
-    settings = {**source_settings(study, "deepinversion", teacher), "images": count}
-    return Cell("pool", settings, partial(_images_metrics, study, "deepinversion", teacher, count, seed), seed)
+    settings = {**source_settings(study, source, teacher), "images": count}
+    name = "pool" if source == "deepinversion" else f"pool--{source}"
+    return Cell(name, settings, partial(_images_metrics, study, source, teacher, count, seed), seed)
 
 
 def gan_cell(study: Study, teacher: str, count: int, seed: int = 0) -> Cell:

@@ -11,7 +11,7 @@ from dilib import networks
 from dilib.artifacts import digest, fingerprint, plain
 from dilib.baselines.dafl import distill_with_generator
 from dilib.classifier import Classifier
-from dilib.distillation import distill, distill_from_stream
+from dilib.distillation import DistillationSettings, distill
 from dilib.evaluation import accuracy_by_class
 from dilib.experiments.teachers import (
     fresh_network,
@@ -21,7 +21,7 @@ from dilib.experiments.teachers import (
     train_sample,
 )
 from dilib.feature_statistics import FeatureStatistics
-from dilib.inversion import Objective
+from dilib.inversion import Objective, Schedule
 from dilib.pool import Batch, ImagePool
 from dilib.progress import counted
 from dilib.recipe import Recipe, Rival
@@ -44,8 +44,7 @@ Pair = tuple[str, str]  # teacher and student, by name
 def student_cell(study: Study, pair: Pair, method: str, seed: int = 0) -> Cell:
     """A fresh student taught by one method: top-1 on real images, and accuracies along the way (Fig. 4)."""
     name, settings = "--".join(("transfer", *pair, method)), student_settings(study, pair, method)
-    taught = {"dafl": _taught_by_generator, "amortised": _taught_from_shared_start}.get(method)
-    taught = taught or partial(taught_by_inversion, method=method)
+    taught = _taught_by_generator if method == "dafl" else partial(taught_by_inversion, method=method)
     return Cell(name, settings, partial(taught, study, pair, settings=settings, seed=seed), seed)
 
 
@@ -103,10 +102,17 @@ def _recognition_metrics(study: Study, teacher: str, method: str, judges: list[s
 
 def objective_of(study: Study, teacher: str, method: str) -> Objective:
     """The loss weights of a method at the study's scale."""
+    if method == "amortised":
+        return study.scale.amortised.objective[teacher]
     objective = study.scale.objective[teacher]
     if method == "deepdream":
         return replace(objective.deepdream(), alpha_tv=study.scale.deepdream_tv)
     return objective if method == "adaptive" else getattr(objective, method)()
+
+
+def schedule_of(study: Study, teacher: str, method: str) -> Schedule:
+    """How long and how fast a method's images are optimised at the study's scale."""
+    return study.scale.amortised.schedule if method == "amortised" else study.scale.schedule[teacher]
 
 
 def student_settings(study: Study, pair: Pair, method: str, statistics: int | str = BATCHNORM) -> dict:
@@ -116,26 +122,35 @@ def student_settings(study: Study, pair: Pair, method: str, statistics: int | st
         "teacher": teacher_settings(study, teacher),
         "student": {"network": student, "width": scale.widths[student]},
         "method": method,
-        "distillation": scale.distillation[pair],
+        "distillation": teaching_of(study, pair, method),
     }
     if method == "dafl":
         return plain({**settings, "generator": scale.dafl})
-    if method == "amortised":
-        how = scale.amortised
-        images = {"objective": how.objective[teacher], "schedule": how.schedule, "batch_size": scale.batch_size}
-        shared = {"amortised": how.settings, "plain": how.plain, "distillation": how.student[pair]}
-        return plain({**settings, **images, **shared})
     settings |= _images_settings(study, teacher, method, statistics)
     if method == "adaptive":
         settings["adaptive_after"] = scale.adaptive_after
+    if method == "amortised":
+        settings |= amortised_settings(study, teacher)
     return plain(settings)
+
+
+def amortised_settings(study: Study, teacher: str) -> dict:
+    """Everything but the teacher and the seed that images from a shared start depend on."""
+    how = study.scale.amortised
+    images = {"objective": how.objective[teacher], "schedule": how.schedule, "batch_size": study.scale.batch_size}
+    return {**images, "amortised": how.settings, "plain": how.plain}
+
+
+def teaching_of(study: Study, pair: Pair, method: str) -> DistillationSettings:
+    """How a student is taught by a method: all as long, but where images are cheap."""
+    return (study.scale.amortised.student if method == "amortised" else study.scale.distillation)[pair]
 
 
 def _images_settings(study: Study, teacher: str, method: str, statistics: int | str) -> dict:
     return {
         "teacher": teacher_settings(study, teacher),
         "objective": objective_of(study, teacher, method),
-        "schedule": study.scale.schedule[teacher],
+        "schedule": schedule_of(study, teacher, method),
         "batch_size": study.scale.batch_size,
         "statistics": statistics,
     }
@@ -149,20 +164,24 @@ def taught_by_inversion(
     `statistics` is BATCHNORM, or the number of real images that feature statistics are measured on (Table 8).
     """
     teacher, student = load_teacher(study, pair[0], seed), fresh_network(study, pair[1], seed=seed + 1)
-    plain_method = "deepinversion" if method == "adaptive" else method
-    pool = plain_pool(study, teacher, plain_method, statistics, seed)
-    batch = _adaptive_batches(study, pool, student, settings) if method == "adaptive" else pool.batch
-    distillation = study.scale.distillation[pair]
-    with counted(distillation.rounds, f"{pair_name(pair)}, {method}, seed {seed}") as on_round:
+    if method == "amortised":
+        batch = _amortised_pool(study, teacher, student, settings, seed).batch
+    else:
+        pool = plain_pool(study, teacher, "deepinversion" if method == "adaptive" else method, statistics, seed)
+        batch = _adaptive_batches(study, pool, student, settings) if method == "adaptive" else pool.batch
+    teaching = teaching_of(study, pair, method)
+    with counted(teaching.rounds, f"{pair_name(pair)}, {method}, seed {seed}") as on_round:
         run = _run(study, teacher, settings, seed, on_round)
-        history = distill(teacher, student, batch, study.test, distillation, run)
-    # Competition shows in the last batch; without it, the one batch that starts from noise alone shows the method best.
-    shown = batch(distillation.rounds - 1 if method == "adaptive" else 0)
+        history = distill(teacher, student, batch, study.test, teaching, run)
+    # What images learn from the student or from each other shows in the last batch; without it, the one batch that
+    # starts from noise alone shows the method best.
+    batches = teaching.rounds * teaching.batches
+    shown = batch(batches - 1 if method in ("adaptive", "amortised") else 0)
     return {
         "top1": history["student_on_test"][-1],
         "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
-        "images": distillation.rounds * study.scale.batch_size,
-        "updates": study.scale.schedule[pair[0]].updates(distillation.rounds),
+        "images": batches * study.scale.batch_size,
+        "updates": schedule_of(study, pair[0], method).updates(batches),
         "seconds": sum(history.pop("seconds")),
         "history": history,
         "samples": by_class(teacher.preprocessing.to_pixels(shown.images), shown.labels, len(study.data.classes)),
@@ -199,35 +218,26 @@ def _adaptive_batches(study: Study, first: ImagePool, student: nn.Module, settin
     return batch
 
 
-def _taught_from_shared_start(study: Study, pair: Pair, *, settings: dict, seed: int) -> dict:
-    teacher, student = load_teacher(study, pair[0], seed), fresh_network(study, pair[1], seed=seed + 1)
-    how, teaching = study.scale.amortised, study.scale.amortised.student[pair]
-    recipe = Recipe(
+def _amortised_pool(study: Study, teacher: Classifier, student: nn.Module, settings: dict, seed: int) -> ImagePool:
+    """Batches that begin where earlier ones led, and compete with the student as it is when they are made."""
+    objective, rival = objective_of(study, teacher.name, "amortised"), Rival(settings, lambda: student)
+    return study.pool(replace(amortised_recipe(study, teacher, seed), objective=objective, rival=rival))
+
+
+def amortised_recipe(study: Study, teacher: Classifier, seed: int) -> Recipe:
+    """Batches that begin where earlier ones led, without a student to compete with."""
+    how = study.scale.amortised
+    return Recipe(
         teacher,
         tuple(range(len(study.data.classes))),
         study.scale.batch_size,
-        how.objective[pair[0]],
+        how.objective[teacher.name].deepinversion(),
         (how.schedule,),
         seed=seed,
         shuffled=True,
-        rival=Rival(settings, lambda: student),
         plain=how.plain,
         amortised=how.settings,
     )
-    pool, batches = study.pool(recipe), teaching.rounds * teaching.batches
-    with counted(teaching.rounds, f"{pair_name(pair)}, amortised, seed {seed}") as on_round:
-        run = _run(study, teacher, settings, seed, on_round)
-        history = distill_from_stream(teacher, student, pool.batch, study.test, teaching, run)
-    shown = pool.batch(batches - 1)
-    return {
-        "top1": history["student_on_test"][-1],
-        "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
-        "images": batches * study.scale.batch_size,
-        "updates": how.schedule.updates(batches),
-        "seconds": sum(history.pop("seconds")),
-        "history": history,
-        "samples": by_class(teacher.preprocessing.to_pixels(shown.images), shown.labels, len(study.data.classes)),
-    }
 
 
 def _taught_by_generator(study: Study, pair: Pair, *, settings: dict, seed: int) -> dict:

@@ -1,4 +1,4 @@
-"""Tables 7 and 11: data sets added one after another to a trained network, by five methods. Sec. 4.5."""
+"""Tables 7 and 11: data sets added one after another to a trained network, by several methods. Sec. 4.5."""
 
 import time
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ from dilib.study.cells import TILES, Cell, Study
 from dilib.study.workers import side_by_side
 from dilib.training import train
 
-DREAMING = ("deepdream", "deepinversion")  # the methods that make images
+DREAMING = ("deepdream", "deepinversion", "amortised")  # the methods that make images
 Task = tuple[str, tuple[str, ...], str, int]  # the network, the data sets added to it, the method, the seed
 
 
@@ -271,7 +271,8 @@ def dreams_cell(study: Study, network: str, method: str, seed: int = 0, halved: 
 def _dreams_metrics(study: Study, network: str, method: str, seed: int, halved: bool) -> dict:
     known = base(study, network, method, seed, halved)
     recipe, count = _recipe(study, network, known, method, seed), _images(study, network, known)
-    processes = min(study.jobs, count // recipe.batch_size)
+    # Batches from a shared start are made one after another.
+    processes = 1 if recipe.amortised else min(study.jobs, count // recipe.batch_size)
     side_by_side([partial(_fill, study, network, method, seed, halved)] * processes, study.jobs)
     made = dreamt(study, recipe, count)
     return {
@@ -293,15 +294,23 @@ def _dreams(study: Study, network: str, method: str) -> dict:
     """How images are dreamt: what a recipe has beside network, classes and seed."""
     settings, maker = continual_settings(study), _maker(study, network)
     how = settings.networks[network]
-    objective = how.objective or maker.objective
-    if method == "deepdream":
-        objective = replace(objective.deepdream(), alpha_tv=settings.deepdream_tv)
-    return {
+    dreams = {
         "batch_size": how.batch_size,
-        "objective": objective,
+        "objective": how.objective or maker.objective,
         "schedules": (how.schedule,),
         "first_layer": maker.first_layer,
     }
+    if method == "deepdream":
+        dreams["objective"] = replace(dreams["objective"].deepdream(), alpha_tv=settings.deepdream_tv)
+    if method == "amortised":
+        amortised = study.scale.amortised
+        dreams |= {
+            "objective": amortised.objective[network].deepinversion(),
+            "schedules": (amortised.schedule,),
+            "plain": amortised.plain,
+            "amortised": amortised.settings,
+        }
+    return dreams
 
 
 def _recipe(study: Study, network: str, known: Extended, method: str, seed: int) -> Recipe:

@@ -28,12 +28,13 @@ PALETTE = {
     "DAFL": COLOURS[4],
     "DeepInversion": COLOURS[0],
     "Adaptive DeepInversion": COLOURS[2],
+    "Amortised DeepInversion": COLOURS[8],
     "teacher": "black",
     "textbook": COLOURS[3],
-    "floor": COLOURS[8],
+    "floor": "slategray",
     "real": COLOURS[5],
     "proxy": COLOURS[6],
-    "second proxy": COLOURS[8],
+    "second proxy": tuple((1 + part) / 2 for part in COLOURS[6]),
     "GAN": COLOURS[9],
     "LwF.MC": COLOURS[3],
     "Oracle (distill)": COLOURS[5],
@@ -108,7 +109,13 @@ def short_name(method: str) -> str:
 
 def source_name(source: str) -> str:
     """An image source's name in figures."""
-    return {"gan": "GAN", "deepinversion": "DeepInversion", "second_proxy": "second proxy"}.get(source, source)
+    names = {
+        "gan": "GAN",
+        "deepinversion": "DeepInversion",
+        "amortised": "Amortised DeepInversion",
+        "second_proxy": "second proxy",
+    }
+    return names.get(source, source)
 
 
 def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str]) -> Figure:

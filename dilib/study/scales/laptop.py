@@ -92,7 +92,7 @@ SCALE = settings.Scale(
         Schedule(((32, 5),), lr=2e-3, jitter=2),
         {
             "vgg11_bn": Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=10.0),
-            "resnet34": Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.5, alpha_c=10.0),
+            **dict.fromkeys(("resnet34", "resnet18"), Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.5, alpha_c=10.0)),
         },
         plain=10,
         student=dict.fromkeys(PAIRS, _streamed(20, 100)),
