@@ -182,7 +182,7 @@ def taught_by_inversion(
         "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
         "images": batches * study.scale.batch_size,
         "updates": schedule_of(study, pair[0], method).updates(batches),
-        "seconds": sum(history.pop("seconds")),
+        "seconds": sum(history["seconds"]),
         "history": history,
         "samples": by_class(teacher.preprocessing.to_pixels(shown.images), shown.labels, len(study.data.classes)),
     }
@@ -254,7 +254,7 @@ def _taught_by_generator(study: Study, pair: Pair, *, settings: dict, seed: int)
         "top1": history["student_on_test"][-1],
         "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
         "images": teaching.rounds * teaching.updates * teaching.batch_size,
-        "seconds": sum(history.pop("seconds")),
+        "seconds": sum(history["seconds"]),
         "history": history,
         "samples": by_class(teacher.preprocessing.to_pixels(images), labels, len(study.data.classes)),
     }
