@@ -1,6 +1,7 @@
 """Every cell that the notebooks ask for."""
 
 from dilib.experiments import (
+    amortisation,
     choices,
     continual_data,
     figure2_competition,
@@ -38,6 +39,7 @@ def every_cell(study, added=()):
     yield from table1_transfer.noise_cells(study).values()
     shown = ("real", "deepinversion", "deepdream", "noise")
     yield from (table1_transfer.recognition_cell(study, PAIRS[0][0], method) for method in shown)
+    yield amortisation.diversity_cell(study)
     sources = (*study.scale.statistics.images, table1_transfer.BATCHNORM)
     yield from (table8_statistics.statistics_cell(study, m, s) for m in table8_statistics.COLUMNS for s in sources)
     yield from (figure2_competition.competition_cell(study, seed) for seed in range(10))
@@ -61,6 +63,7 @@ def every_cell(study, added=()):
 def _from_scratch(study):
     settings = study.scale.from_scratch
     yield image_sources.pool_cell(study, settings.teacher, settings.images)
+    yield image_sources.pool_cell(study, settings.teacher, settings.images, source="amortised")
     yield image_sources.gan_cell(study, settings.teacher, settings.images)
     tasks = [(source, settings.images, settings.short) for source in image_sources.SOURCES]
     tasks += [(source, settings.images, settings.long) for source in ("real", "deepinversion")]

@@ -15,7 +15,7 @@ from dilib.experiments.table1_transfer import student_cell
 from dilib.experiments.table4_pruning import Pruning, tuned_cell
 from dilib.experiments.table7_continual import continual_cell
 from dilib.study.cells import Cell, Study
-from dilib.study.scales.settings import PAIRS, Scale
+from dilib.study.scales.settings import PAIRS, Amortised, Scale
 
 SEED = 100  # no seed that is shown
 HELD_OUT = ("digits", "photographs")  # data sets that nothing is chosen on: the first that is not the study's own
@@ -104,6 +104,47 @@ def transfer_choices(study: Study) -> list[Choice]:
         Choice("adaptive", "Adaptive DeepInversion: α_c, and from which batch on", competition, student("adaptive")),
         Choice("deepdream", "DeepDream: α_tv", dreams, student("deepdream")),
         Choice("dafl", "DAFL: generator's rate, losses' weights, temperature", generators, student("dafl")),
+        *amortised_choices(study),
+    ]
+
+
+def amortised_choices(study: Study) -> list[Choice]:
+    """Table 1's addition: its weights, and what becomes of a student when one thing is changed."""
+    scale, how = study.scale, study.scale.amortised
+    size, updates = how.schedule.stages[-1]
+
+    def weighing(**weights: float) -> Amortised:
+        return replace(how, objective={**how.objective, TEACHER: replace(how.objective[TEACHER], **weights)})
+
+    def taking(count: int) -> Amortised:
+        return replace(how, schedule=replace(how.schedule, stages=((size, count),)))
+
+    def generating(**settings: float) -> Amortised:
+        return replace(how, settings=replace(how.settings, **settings))
+
+    weights = {
+        f"R_feature {feature:g}, R_compete {compete:g}": weighing(alpha_f=feature, alpha_c=compete)
+        for feature in (0.3, 1.0, 3.0)
+        for compete in (3.0, 10.0, 30.0)
+    }
+    ingredients = {
+        "as it is": how,
+        "every batch from the same start": generating(step=0.0),
+        "from where the last batch ended": generating(step=1.0),
+        "half as many updates a batch": taking(max(1, updates // 2)),
+        "twice as many updates a batch": taking(2 * updates),
+        "no competition": weighing(alpha_c=0.0),
+        "with an image prior": weighing(alpha_tv=2.5e-5, alpha_l2=3e-8),
+        "half as wide a generator": generating(width=how.settings.width // 2),
+    }
+
+    def choice(name: str, setting: str, values: dict[str, Amortised]) -> Choice:
+        scales = {value: replace(scale, amortised=changed) for value, changed in values.items()}
+        return Choice(name, setting, scales, lambda other: student_cell(_halved(other), PAIR, "amortised", SEED))
+
+    return [
+        choice("amortised", "Amortised DeepInversion: α_f and α_c", weights),
+        choice("ingredients", "Amortised DeepInversion: its ingredients", ingredients),
     ]
 
 
@@ -121,8 +162,10 @@ def _dafl_weights() -> dict[str, dict]:
 
 def _halved(study: Study) -> Study:
     """The study with students that are taught for half as many rounds."""
-    found = study.scale.distillation
-    return study.with_scale(distillation={pair: replace(how, rounds=how.rounds // 2) for pair, how in found.items()})
+    scale = study.scale
+    distillation = {pair: replace(how, rounds=how.rounds // 2) for pair, how in scale.distillation.items()}
+    student = {pair: replace(how, rounds=how.rounds // 2) for pair, how in scale.amortised.student.items()}
+    return study.with_scale(distillation=distillation, amortised=replace(scale.amortised, student=student))
 
 
 def continual_choices(study: Study) -> list[Choice]:

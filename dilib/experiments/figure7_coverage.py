@@ -59,7 +59,7 @@ def _metrics(study: Study, seed: int) -> dict:
     rounds, plain = _rounds(study, seed)
     test = chosen(study.data.test, min(POINTS, len(study.data.test.labels)), seed).pixels
     sought = {"test": test, **rounds}
-    nearest = {space: _nearest(teacher, train.pixels, sought, space) for space in SPACES}
+    nearest = {space: nearest_images(teacher, train.pixels, sought, space) for space in SPACES}
     neighbours = {name: nearest["features"][name][1][:TILES] for name in SHOWN_ROUNDS}
     tiles = {name: rounds[name][:TILES] for name in SHOWN_ROUNDS}
     tiles |= {f"nearest to {name}": train.pixels[found] for name, found in neighbours.items()}
@@ -101,7 +101,7 @@ def _spread(teacher: Classifier, real: Tensor, rounds: dict[str, Tensor], plain:
     }
 
 
-def _nearest(
+def nearest_images(
     teacher: Classifier, train: Tensor, sought: dict[str, Tensor], space: str
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """For each set of images: distances (N,) to the nearest training image, and which that is.

@@ -164,11 +164,7 @@ def taught_by_inversion(
     `statistics` is BATCHNORM, or the number of real images that feature statistics are measured on (Table 8).
     """
     teacher, student = load_teacher(study, pair[0], seed), fresh_network(study, pair[1], seed=seed + 1)
-    if method == "amortised":
-        batch = _amortised_pool(study, teacher, student, settings, seed).batch
-    else:
-        pool = plain_pool(study, teacher, "deepinversion" if method == "adaptive" else method, statistics, seed)
-        batch = _adaptive_batches(study, pool, student, settings) if method == "adaptive" else pool.batch
+    batch = batches_of(study, teacher, student, method, settings, seed, statistics)
     teaching = teaching_of(study, pair, method)
     with counted(teaching.rounds, f"{pair_name(pair)}, {method}, seed {seed}") as on_round:
         run = _run(study, teacher, settings, seed, on_round)
@@ -186,6 +182,22 @@ def taught_by_inversion(
         "history": history,
         "samples": by_class(teacher.preprocessing.to_pixels(shown.images), shown.labels, len(study.data.classes)),
     }
+
+
+def batches_of(
+    study: Study,
+    teacher: Classifier,
+    student: nn.Module,
+    method: str,
+    settings: dict,
+    seed: int,
+    statistics: int | str = BATCHNORM,
+) -> Callable[[int], Batch]:
+    """A method's batches by number, read, or made for the student as it is then if they compete with it."""
+    if method == "amortised":
+        return _amortised_pool(study, teacher, student, settings, seed).batch
+    pool = plain_pool(study, teacher, "deepinversion" if method == "adaptive" else method, statistics, seed)
+    return _adaptive_batches(study, pool, student, settings) if method == "adaptive" else pool.batch
 
 
 def plain_pool(study: Study, teacher: Classifier, method: str, statistics: int | str, seed: int) -> ImagePool:
