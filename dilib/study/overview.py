@@ -125,7 +125,7 @@ def overview(found: Sequence[Results], step_times: pd.DataFrame, differences: st
         "# Dreaming to Distill, replicated",
         "Every table, figure and claim of the paper, with ours beside it. All of it is written from the cells in "
         "`cells/` by `make report`; each study also has a report of its own.",
-        "## Claims\n\nVerdicts by study; an empty field is one that the study says nothing about.",
+        f"## Claims\n\nVerdicts by study; an empty field is one that the study says nothing about. {claims.SPREAD}",
         summary(found),
         _evidence(found),
         _experiments(found),
