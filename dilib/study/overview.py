@@ -24,6 +24,7 @@ ENTRY = {"row": str, "column": str, "ours": float, "ours_std": float, "seeds": i
 _PAIR, _HALF, _TUNED = "VGG-11-BN to VGG-11-BN", "top-1 at -50% filters", "3 bits, tuned"
 KEY_NUMBERS = {  # what the README shows of each study: number of the table, row and column
     "Teacher, VGG-11-BN": (1, "teacher", _PAIR),
+    "Student on optimised noise": (1, "Noise (L)", _PAIR),
     "Student on DeepDream's images": (1, "DeepDream (+R_prior)", _PAIR),
     "Student on DeepInversion's images": (1, "DeepInversion (+R_feature)", _PAIR),
     "Student on Adaptive DeepInversion's images": (1, "Adaptive DeepInversion (+R_compete)", _PAIR),
