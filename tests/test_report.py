@@ -112,7 +112,7 @@ def _key_numbers(results):
     return overview.key_numbers(overview.studies(results)).splitlines()
 
 
-@pytest.mark.parametrize("name", ["claims", "numbers"])
+@pytest.mark.parametrize("name", ["claims", "numbers", "conclusions"])
 def test_the_readme_s_summaries_are_those_of_the_committed_results(name):
     begin, end = report.marks(name)
     text = overview.summaries(overview.studies(ROOT / "results"))[name]

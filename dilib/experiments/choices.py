@@ -25,6 +25,7 @@ WEIGHTS = (  # α_f and α_tv: a grid, and then beyond its best corner
     *((feature, tv) for feature in (0.3, 1.0, 3.0) for tv in (2e-3, 1e-2)),
     *((10.0, 1e-2), (3.0, 3e-2), (10.0, 3e-2)),
 )
+BEYOND = {"deepdream": (0.005, 0.015)}  # continual learning's rates beyond the best one, where it was the least
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def continual_choices(study: Study) -> list[Choice]:
     def rates(method: str) -> dict[str, Scale]:
         return {
             f"{lr:g}": replace(study.scale, continual=replace(settings, lr={**settings.lr, method: lr}))
-            for lr in (0.05, 0.15, 0.5, 1.5)
+            for lr in (*BEYOND.get(method, ()), 0.05, 0.15, 0.5, 1.5)
         }
 
     def cell(method: str) -> Callable[[Study], Cell]:

@@ -105,12 +105,11 @@ def _resolution_metrics(study: Study, settings: dict, seed: int) -> dict:
     teacher, judge = (load_teacher(study, name, seed) for name in (TEACHER, JUDGE))
     classes = study.data.classes
     labels = balanced_labels(settings["batch_size"], len(classes), seed).to(study.device)
-    how = (settings["objective"], settings["schedule"])
-    invert(
-        teacher, labels, how[0], replace(how[1], stages=shortened(how[1].stages, 0.0))
-    )  # so that set-up is not timed
+    objective, schedule = settings["objective"], settings["schedule"]
+    briefly = replace(schedule, stages=shortened(schedule.stages, 0.0))
+    invert(teacher, labels, objective, briefly)  # what is set up once is not timed
     started = time.perf_counter()
-    made = invert(teacher, labels, *how, seed=seed).images
+    made = invert(teacher, labels, objective, schedule, seed=seed).images
     seconds = time.perf_counter() - started
     stored = FeatureStatistics.from_batchnorm(teacher.network)
     return {

@@ -13,6 +13,7 @@ from dilib.study.tables import NOT_RUN, read_csv
 
 HOLDS, IN_PART, FAILS, UNTESTABLE = "holds", "holds in part", "does not hold", "can't be tested here"
 VERDICTS = (HOLDS, IN_PART, FAILS, UNTESTABLE, NOT_RUN)
+SPREAD = "± is the standard deviation over seeds."
 TRUE, UNSURE, FALSE = "is met", "is within the spread over seeds", "is not met"  # of a criterion
 
 Measured = Mapping[str, Mapping[str, pd.Series]]  # by criterion and by what was compared: a number a seed
@@ -72,7 +73,9 @@ def _in_words(claim: Claim, measured: Measured) -> str:
         criterion = claim.criteria[name]
         numbers = ", ".join(f"{unit} {_number(values)}".strip() for unit, values in units.items())
         bounds.setdefault((criterion.words, f"{numbers} {criterion.unit}".strip()), []).append(criterion.bound)
-    return "; ".join(f"{words}: {numbers} ({', '.join(found)})" for (words, numbers), found in bounds.items())
+    said = [f"{words}: {numbers} ({', '.join(found)})" for (words, numbers), found in bounds.items()]
+    alone = all(len(values) == 1 for units in measured.values() for values in units.values())
+    return "; ".join([*said, *(["of one seed"] if alone else [])])
 
 
 def _number(values: pd.Series) -> str:

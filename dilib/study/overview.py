@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dilib import data
-from dilib.artifacts import read_text
+from dilib.artifacts import read_json, read_text
 from dilib.study import claims, report
 from dilib.study.criteria import CLAIMS
 from dilib.study.paper import EXPERIMENTS, Experiment
@@ -15,6 +15,7 @@ from dilib.study.scales import SCALES
 from dilib.study.tables import NOT_RUN, in_markdown, markdown, read_csv
 
 CI = "smoke"  # the scale whose numbers say only that everything runs
+MAIN = ("fashion_mnist", "imagenet")  # the data sets whose conclusions the README has
 WAITING = {  # scales and what they wait for, where there are no results at one
     "gpu": "one CUDA GPU, half an hour for each column of a table",
     "paper": "CUDA GPUs for days, and ImageNet's training images",
@@ -23,6 +24,7 @@ ENTRY = {"row": str, "column": str, "ours": float, "ours_std": float, "seeds": i
 _PAIR, _HALF, _TUNED = "VGG-11-BN to VGG-11-BN", "top-1 at -50% filters", "3 bits, tuned"
 KEY_NUMBERS = {  # what the README shows of each study: number of the table, row and column
     "Teacher, VGG-11-BN": (1, "teacher", _PAIR),
+    "Student on optimised noise": (1, "Noise (L)", _PAIR),
     "Student on DeepDream's images": (1, "DeepDream (+R_prior)", _PAIR),
     "Student on DeepInversion's images": (1, "DeepInversion (+R_feature)", _PAIR),
     "Student on Adaptive DeepInversion's images": (1, "Adaptive DeepInversion (+R_compete)", _PAIR),
@@ -114,9 +116,31 @@ def _number(folder: Path, table: int, row: str, column: str) -> tuple[str, str]:
     return f"{entry.ours:.1f}{deviation}" if entry.seeds else "", f"{entry.paper:.1f}" if pd.notna(entry.paper) else ""
 
 
+def conclusions(found: Sequence[Results]) -> str:
+    """What the notebooks conclude, study by study, in the words of their executed copies."""
+    parts = []
+    for each in found:
+        executed = sorted((each.folder / "notebooks").glob("*.ipynb"))
+        said = {path.stem: words for path in executed if (words := _conclusion(read_json(path)))}
+        if said:
+            parts.append(f"{in_markdown(each.name)}:\n")
+            parts += [f"- {words} ({notebook})" for notebook, words in said.items()] + [""]
+    return "\n".join(parts).strip()
+
+
+def _conclusion(notebook: dict) -> str:
+    """The text that the cells under a notebook's last heading gave, in one line."""
+    cells = notebook.get("cells", [])
+    titled = [place for place, cell in enumerate(cells) if "## Conclusion" in "".join(cell["source"])]
+    outputs = [output for cell in cells[titled[-1] :] for output in cell.get("outputs", [])] if titled else []
+    texts = ["".join(output.get("data", {}).get("text/markdown", "")) for output in outputs]
+    return in_markdown(" ".join(" ".join(texts).split()))
+
+
 def summaries(found: Sequence[Results]) -> dict[str, str]:
     """What the README says of the results, by the name in its marks."""
-    return {"claims": summary(found), "numbers": key_numbers(found)}
+    main = [each for each in found if each.folder.name in MAIN]
+    return {"claims": summary(found), "numbers": key_numbers(found), "conclusions": conclusions(main)}
 
 
 def overview(found: Sequence[Results], step_times: pd.DataFrame, differences: str) -> str:
@@ -125,9 +149,10 @@ def overview(found: Sequence[Results], step_times: pd.DataFrame, differences: st
         "# Dreaming to Distill, replicated",
         "Every table, figure and claim of the paper, with ours beside it. All of it is written from the cells in "
         "`cells/` by `make report`; each study also has a report of its own.",
-        "## Claims\n\nVerdicts by study; an empty field is one that the study says nothing about.",
+        f"## Claims\n\nVerdicts by study; an empty field is one that the study says nothing about. {claims.SPREAD}",
         summary(found),
         _evidence(found),
+        f"## What the notebooks conclude\n\n{text}" if (text := conclusions(found)) else "",
         _experiments(found),
         _tables(found),
         _figures(found),

@@ -63,7 +63,7 @@ def write_report(study: Study) -> Path:
             parts.append(f"![{caption}]({name}.png)\n\n*{caption}*\n")
     verdicts = claims.read(study.results)
     shown = markdown(verdicts.reset_index(), index=False)
-    parts.append(f"## Claims\n\n{shown}\n\n{claims.in_a_sentence(verdicts)}\n")
+    parts.append(f"## Claims\n\n{claims.SPREAD}\n\n{shown}\n\n{claims.in_a_sentence(verdicts)}\n")
     if (choices := study.results / CHOICES).exists():
         parts.append(read_text(choices))
     parts.append(_how_it_was_made(study))

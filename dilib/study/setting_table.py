@@ -13,6 +13,8 @@ from dilib.study.tables import markdown, short
 
 SMALLER = "for two cores and two hours"
 CHOSEN = "chosen on validation images (13_choices)"
+EARLIER = "settled before validation images were set aside (13_choices)"
+WHICH = "which of the four for which pair is not said"
 HEAD = """# Setting by setting
 
 What the paper says, what the scales `paper` and `laptop` have, and why they differ: first why `paper` differs from the
@@ -60,7 +62,8 @@ def _vgg(name: str) -> Callable[[Scale], Any]:
 
 def _continual(index: int, rate, tv, tv_l1, feature, count, batch) -> list[Row]:
     """What the paper has for each of two networks; small images share the rest with Sec. 4.1."""
-    small = "small images: as for pruning and Table 1's third pair" if index == 0 else "small images: as in Sec. 4.1"
+    like = "for Table 1 above" if index else "for pruning and Table 1's third pair"
+    small = f"small images: as {like}"
     return [
         Row("Adam's rate", rate, lambda s: _adding(s, index)[0].schedule.lr, why_smaller=small),
         Row("its decay", "step", lambda s: _adding(s, index)[0].schedule.decay, why_smaller=small),
@@ -107,7 +110,7 @@ PARTS = {
         ),
         Row("α_tv", 2.5e-5, _vgg("alpha_tv"), why_smaller=CHOSEN),
         Row("α_ℓ2", 3e-8, _vgg("alpha_l2")),
-        Row("α_f", "1, 5, 10, 100", _vgg("alpha_f"), "which of the four for which pair is not said", CHOSEN),
+        Row("α_f", "1, 5, 10, 100", _vgg("alpha_f"), WHICH, CHOSEN),
         Row("α_c", 10.0, _vgg("alpha_c"), why_smaller=CHOSEN),
         Row("α_tv of DeepDream", 2.5e-5, lambda s: s.deepdream_tv, why_smaller=CHOSEN),
         Row(
@@ -155,6 +158,27 @@ PARTS = {
         Row("DAFL's rate", 0.02, lambda s: s.dafl.lr, why_smaller=CHOSEN),
         Row("width of DAFL's generator", 128, lambda s: s.dafl.width, why_smaller=SMALLER),
         Row("DAFL's temperature", 1.0, lambda s: s.dafl.temperature, why_smaller=CHOSEN),
+        Row("DAFL's latents", 1000, lambda s: s.dafl.latents),
+        Row("DAFL's weights: one-hot", 0.05, lambda s: s.dafl.one_hot),
+        Row("activation", 0.01, lambda s: s.dafl.activation),
+        Row("entropy", 5.0, lambda s: s.dafl.entropy),
+        Row("ResNet-34's images: updates", 2000, lambda s: s.schedule["resnet34"].stages[-1][1], why_smaller=SMALLER),
+        Row(
+            "its new batches",
+            500,
+            lambda s: s.distillation[PAIRS[2]].rounds,
+            "one every 100 of 48,750 updates",
+            SMALLER,
+        ),
+        Row("its α_tv", 2.5e-5, lambda s: s.objective["resnet34"].alpha_tv, why_smaller=EARLIER),
+        Row("its α_f", "1, 5, 10, 100", lambda s: s.objective["resnet34"].alpha_f, WHICH, EARLIER),
+        Row("its α_c", 10.0, lambda s: s.objective["resnet34"].alpha_c, why_smaller=EARLIER),
+        Row(
+            "Table 8: student's updates",
+            48_750,
+            lambda s: s.statistics.student.rounds * s.statistics.student.updates,
+            why_smaller=SMALLER,
+        ),
     ],
     "Images from ImageNet classifiers (Sec. 4.2, B.1; Tables 2, 3, Fig. 5)": [
         Row("network", "resnet50", lambda s: s.imagenet.teacher, why_smaller="to be had from the package index"),
@@ -177,7 +201,7 @@ PARTS = {
             "largest jitter, pixels",
             29,
             lambda s: s.imagenet.schedules[0].jitter,
-            why_smaller="30, from before the rule was read as below 30",
+            why_smaller="30 of 224, one more than below 30 allows",
         ),
         Row(
             "clipping (Eq. 16)",
@@ -253,8 +277,7 @@ PARTS = {
             "η (Eq. 10)",
             0.01,
             lambda s: s.compression.eta,
-            "in units of the median importance and saving, since the paper's are of its GPU; 3 is a guess",
-            CHOSEN,
+            f"in units of the median importance and saving, as the paper's are of its GPU; {CHOSEN}, at laptop scale",
         ),
         Row(
             "look-up table",
@@ -297,6 +320,15 @@ PARTS = {
             why_smaller=f"here rounds of 130 updates; {SMALLER}",
         ),
         Row("images a batch", 256, lambda s: s.compression.tuning.batch_size, why_smaller=SMALLER),
+        Row("rate of tuning", 0.01, lambda s: s.compression.tuning.lr, why_smaller="fewer updates need a higher rate"),
+        Row("Table 9: epochs of tuning", 15, lambda s: s.compression.brief.rounds, why_smaller="as above"),
+        Row(
+            "Table 5: networks of",
+            "80 % of the filters",
+            lambda s: f"{s.compression.budgets[len(s.compression.budgets) // 2]:.0%} of the latency",
+            "Table 9's middle budget: methods are compared at one latency",
+            "as above",
+        ),
     ],
     "Continual learning (Sec. 4.5, E; Table 7's network, then Table 11's)": [
         row
