@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ class DistillationSettings:
     fresh ones are used as they are.
     """
 
-    batches: ClassVar[int] = 1  # new ones a round
+    batches = 1  # new ones a round; no field
     rounds: int = 975
     updates: int = 50
     batch_size: int = 256
