@@ -11,7 +11,7 @@ from dilib.study.scales import laptop, paper
 from dilib.study.scales.settings import PAIRS, Addition, Scale
 from dilib.study.tables import markdown, short
 
-SMALLER = "for two cores and two hours"
+SMALLER = "for two cores and a few hours"
 CHOSEN = "chosen on validation images (13_choices)"
 EARLIER = "settled before validation images were set aside (13_choices)"
 WHICH = "which of the four for which pair is not said"

@@ -1,4 +1,4 @@
-"""The default of `make reproduce`: two CPU cores and two hours, with networks a quarter or an eighth as wide."""
+"""The default of `make reproduce`: two CPU cores and a few hours, with networks a quarter or an eighth as wide."""
 
 from dataclasses import replace
 
