@@ -74,7 +74,7 @@ def test_a_quarter_of_the_width_is_a_quarter_of_every_layers_channels(name):
 @pytest.mark.parametrize(
     ("name", "width", "message"),
     [
-        ("resnet19", 1, "^unknown network 'resnet19'; choose from vgg11_bn, resnet18, resnet34$"),
+        ("resnet19", 1, "^unknown network 'resnet19'; choose from vgg11_bn, resnet18, resnet34, mlp$"),
         ("resnet50", 1, "^unknown network 'resnet50'; choose from vgg11_bn, "),
         *(
             ("vgg11_bn", width, f"^width {width} is out of range; choose from 1/64 to 4$")

@@ -40,7 +40,7 @@ def test_a_claim_is_held_to_all_that_was_compared(gains, verdict, said):
 def test_what_was_not_measured_is_not_taken_for_met():
     assert claims.judged(CLAIM, {"gain": {"": seeds(45)}}) == (
         claims.IN_PART,
-        "In part: gain ≥ 40 not measured. gain: 45 points (> 0)",
+        "In part: gain ≥ 40 not measured. gain: 45 points (> 0); of one seed",
     )
 
 

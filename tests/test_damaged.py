@@ -124,7 +124,7 @@ from dilib.experiments.teachers import load_teacher
 from dilib.study.cells import Study
 study = Study.open("smoke", "digits", sys.argv[1] + "/results", sys.argv[1] + "/artifacts")
 print(fingerprint(load_teacher(study, "resnet18").network))
-card = load_tensors(study.artifacts / "teachers" / "resnet18.safetensors")[1]
+card = load_tensors(study.artifacts / "teachers" / "resnet18-seed0.safetensors")[1]
 print(card["threads"], card["precision"])
 """
     told = []

@@ -28,7 +28,8 @@ def start(folder, method):
 def metrics(folder, method):
     cell = next(folder.glob(f"results/smoke/digits/cells/transfer*--{method}--*.json"))
     found = json.loads(cell.read_text())["metrics"]
-    return {name: value for name, value in found.items() if "seconds" not in name}
+    history = {name: values for name, values in found.pop("history").items() if name != "seconds"}
+    return {name: value for name, value in found.items() if "seconds" not in name} | history
 
 
 def artifacts(folder):

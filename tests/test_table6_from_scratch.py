@@ -94,7 +94,8 @@ def test_photographs_are_crops_of_two(tmp_path, digits):
 def test_bad_input_is_one_line(tmp_path, capsys):
     study = Study.open("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
     with pytest.raises(ValueError, match="2000 images are asked for, but the data set has 1500; ask for fewer"):
-        image_sources.images(study, "real", "vgg11_bn", 2000, 0)
+        image_sources.chosen(study.data.train, 2000, 0)
+    assert len(image_sources.images(study, "real", "vgg11_bn", 2000, 0).labels) == 1500, "all that there are"
     places = ["--scale", "smoke", "--results", str(tmp_path / "results"), "--artifacts", str(tmp_path / "artifacts")]
     for wrong, message in (
         (["--source", "dreams"], "unknown image source 'dreams'; choose from real, proxy, gan, deepinversion"),

@@ -58,7 +58,10 @@ def test_cells_made_side_by_side_equal_those_made_one_by_one(tmp_path):
 
     def metrics(study):
         methods = ("deepinversion", "adaptive", "noise")
-        return [cell["metrics"] for cell in study.run(student_cell(study, PAIRS[0], method) for method in methods)]
+        found = [cell["metrics"] for cell in study.run(student_cell(study, PAIRS[0], method) for method in methods)]
+        for each in found:
+            each["history"].pop("seconds")
+        return found
 
     with one_thread():
         expected = metrics(alone)

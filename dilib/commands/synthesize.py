@@ -81,7 +81,7 @@ def _recipe(options: argparse.Namespace) -> tuple[Recipe, Sequence[str]]:
         check_imagenet_name(name)
     # All that can be refused is, before the teacher is loaded, or even trained.
     check_seed(options.seed)
-    check_card(Path(options.pool), {"teacher": name})
+    check_card(Path(options.pool), {"teacher": name, "seed": options.seed})
     study = Study.open(options.scale, options.dataset or "imagenet", options.artifacts, options.artifacts)
     names = study.data.classes if options.dataset else IMAGENET_CLASSES
     classes = tuple(range(len(names))) if options.classes is None else _indices(options.classes, len(names))

@@ -177,7 +177,7 @@ def continual_choices(study: Study) -> list[Choice]:
     def rates(method: str) -> dict[str, Scale]:
         return {
             f"{lr:g}": replace(study.scale, continual=replace(settings, lr={**settings.lr, method: lr}))
-            for lr in (*BEYOND.get(method, ()), 0.05, 0.15, 0.5, 1.5)
+            for lr in (0.05, 0.15, 0.5, 1.5, *BEYOND.get(method, ()))
         }
 
     def cell(method: str) -> Callable[[Study], Cell]:
