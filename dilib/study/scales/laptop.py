@@ -95,7 +95,7 @@ SCALE = settings.Scale(
             **dict.fromkeys(("resnet34", "resnet18"), Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.5, alpha_c=10.0)),
         },
         plain=10,
-        student=dict.fromkeys(PAIRS, _streamed(20, 100)),
+        student=dict(zip(PAIRS, (_streamed(14, 100), _streamed(14, 110), _streamed(12, 90)), strict=True)),
     ),
     dafl=GeneratorSettings(width=64, lr=2e-3, temperature=20.0),
     statistics=settings.Statistics((1, 10, 100, 1000), _taught(6, 100)),
