@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dilib.checks import check_positive, check_whole
-from dilib.classifier import Classifier
-from dilib.generator import Generator
+from dilib.classifier import Classifier, Preprocessing
+from dilib.generator import Generator, ToImages
 from dilib.inversion import Inversion, Objective, Schedule, invert
 from dilib.parameterisation import Generated
 
@@ -43,7 +43,12 @@ Start = dict[str, Tensor]  # a generator's weights by name
 def first_start(teacher: Classifier, settings: AmortisedSettings, seed: int) -> Start:
     """The generator's random weights, which the first batch starts from."""
     torch.manual_seed(seed)
-    return Generator(teacher.preprocessing, settings.latents, settings.width).state_dict()
+    return generator_of(teacher.preprocessing, settings).state_dict()
+
+
+def generator_of(preprocessing: Preprocessing, settings: AmortisedSettings) -> Generator:
+    """A generator of images for this preprocessing, with random weights."""
+    return Generator(preprocessing, settings.latents, settings.width, ToImages(preprocessing))
 
 
 def batch(
@@ -65,7 +70,7 @@ def batch(
         ...     labels = balanced_labels(256, 10, seed=index)
         ...     made, start = batch(teacher, labels, objective, schedule, AmortisedSettings(), start, seed=index)
     """
-    generator = Generator(teacher.preprocessing, settings.latents, settings.width)
+    generator = generator_of(teacher.preprocessing, settings)
     generator.load_state_dict(start)
     generator = generator.to(teacher.device, memory_format=torch.channels_last).train()
     random = torch.Generator().manual_seed(seed)

@@ -17,7 +17,7 @@ from dilib.evaluation import accuracy, glimpse, split_accuracy
 from dilib.pool import Batch
 from dilib.precision import autocast_logits
 from dilib.rounds import Run, in_rounds
-from dilib.training import augment, descend, moved, moves, sgd, triangle
+from dilib.training import augment, descend, moved, moves, muon, sgd, triangle
 from dilib.trial import checked_student
 
 
@@ -30,7 +30,10 @@ class DistillationSettings:
     fresh ones are used as they are.
     """
 
-    batches = 1  # new ones a round; no field
+    # What only StreamSettings has as fields:
+    batches = 1  # new ones a round
+    mixed = False
+    optimizer = "sgd"
     rounds: int = 975
     updates: int = 50
     batch_size: int = 256
@@ -62,14 +65,21 @@ class DistillationSettings:
 class StreamSettings(DistillationSettings):
     """How a student is taught where images are cheap: as above, but a round has `batches` new ones.
 
-    Each is followed by its share of the round's `updates`.
+    Each is followed by its share of the round's `updates`. `mixed` steps take images from all batches, others from one
+    batch each. The `optimizer` is "muon", whose rate for convolutions is `filter_lr`, or "sgd".
     """
 
     batches: int = 10
+    mixed: bool = True
+    optimizer: str = "muon"
+    filter_lr: float = 0.05
 
     def __post_init__(self):
         super().__post_init__()
         check_whole(self, "batches")
+        check_positive(self, "filter_lr")
+        if self.optimizer not in ("muon", "sgd"):
+            raise ValueError(f"optimizer {self.optimizer!r} is unknown; choose muon or sgd")
         if self.updates % self.batches:
             raise ValueError(
                 f"{self.updates} updates a round can't be shared by {self.batches} batches; give a multiple"
@@ -111,7 +121,7 @@ def distill(
     """
     checked_student(teacher, student)
     frozen, learner = teacher.frozen(), teacher.with_network(student)
-    schedule = sgd(student, settings, settings.lr_factor)
+    schedule = (muon if settings.optimizer == "muon" else sgd)(student, settings, settings.lr_factor)
     pool: list[Tensor] = []
 
     def teach(index: int, random: torch.Generator) -> dict[str, float]:
@@ -151,11 +161,18 @@ def _teach_on_batch(frozen, student, schedule, pool: list[Tensor], settings, ran
         if update < len(fresh):
             images = fresh[update]
         else:
-            drawn = pool[int(torch.randint(len(pool), (), generator=random))]
-            chosen = torch.randperm(len(drawn), generator=random)[: settings.batch_size].to(drawn.device)
-            images = augment(drawn[chosen], settings.shift, settings.flip, random)
+            images = augment(_earlier(pool, settings, random), settings.shift, settings.flip, random)
         loss = _teach(frozen, student, schedule, images, settings.temperature)
     return loss.item()
+
+
+def _earlier(pool: list[Tensor], settings: DistillationSettings, random: torch.Generator) -> Tensor:
+    """Images drawn at random from all batches, or from one of them, which is drawn, too."""
+    if settings.mixed:
+        places = (torch.rand(settings.batch_size, generator=random) * len(pool)).tolist()
+        return torch.stack([pool[int(place)][int(place % 1 * len(pool[int(place)]))] for place in places])
+    drawn = pool[int(torch.randint(len(pool), (), generator=random))]
+    return drawn[torch.randperm(len(drawn), generator=random)[: settings.batch_size].to(drawn.device)]
 
 
 def _teach(frozen: Frozen, student: nn.Module, schedule: LRScheduler, images: Tensor, temperature: float) -> Tensor:

@@ -2,15 +2,16 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from dilib.classifier import Preprocessing, sides
 
 
 class Generator(nn.Module):
-    """Latents (N, Z) → images (N, C, H, W), sides divided by 4, each channel standardised by a last BatchNorm."""
+    """Latents (N, Z) → images (N, C, H, W), sides divided by 4; `ending` is what follows the last convolution."""
 
-    def __init__(self, preprocessing: Preprocessing, latents: int, width: int):
+    def __init__(self, preprocessing: Preprocessing, latents: int, width: int, *ending: nn.Module):
         super().__init__()
         self.shape = (width, *(side // 4 for side in sides(preprocessing.size)))
         self.project = nn.Linear(latents, math.prod(self.shape))
@@ -25,9 +26,19 @@ class Generator(nn.Module):
             nn.BatchNorm2d(width // 2),
             nn.LeakyReLU(0.2, inplace=True),
             nn.Conv2d(width // 2, preprocessing.channels, 3, padding=1),
-            nn.Tanh(),
-            nn.BatchNorm2d(preprocessing.channels, affine=False),
+            *ending,
         )
 
     def forward(self, latents: Tensor) -> Tensor:
         return self.body(self.project(latents).view(-1, *self.shape))
+
+
+class ToImages(nn.Module):
+    """Any numbers (N, C, H, W) → normalised images whose pixels all lie in [0, 1], by a sigmoid."""
+
+    def __init__(self, preprocessing: Preprocessing):
+        super().__init__()
+        self.preprocessing = preprocessing
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.preprocessing.normalise(255 * torch.sigmoid(values.float()))

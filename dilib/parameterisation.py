@@ -79,4 +79,4 @@ class Generated:
         return autocast(self.generator, self.latents, self.precision)
 
     def clip(self, preprocessing: Preprocessing) -> None:
-        """Nothing to do: the generator standardises its images."""
+        """Nothing to do: the generator's images are pixels already."""

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from dilib.checks import check_not_negative, check_positive, check_whole
 from dilib.classifier import Classifier
 from dilib.data import Split
+from dilib.muon import Muon
 from dilib.precision import autocast_logits
 from dilib.rounds import Run, in_rounds
 
@@ -82,8 +83,16 @@ def sgd(network: nn.Module, settings, factor: Callable[[int], float]) -> LRSched
 
     Returns the scheduler, whose `optimizer` it is.
     """
-    how = {"lr": settings.lr, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
-    return LambdaLR(torch.optim.SGD(network.parameters(), **how, nesterov=True), factor)
+    return LambdaLR(torch.optim.SGD(network.parameters(), **_rates(settings), nesterov=True), factor)
+
+
+def muon(network: nn.Module, settings, factor: Callable[[int], float]) -> LRScheduler:
+    """As `sgd`, but Muon with `settings.filter_lr` for the weights of convolutions."""
+    return LambdaLR(Muon(network, settings.filter_lr, **_rates(settings)), factor)
+
+
+def _rates(settings) -> dict[str, float]:
+    return {"lr": settings.lr, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
 
 
 def descend(schedule: LRScheduler, loss: Tensor, clip: float | None = None) -> None:

@@ -10,7 +10,6 @@ from dilib import amortised, networks
 from dilib.amortised import AmortisedSettings
 from dilib.classifier import Classifier, Preprocessing
 from dilib.distillation import StreamSettings, distill
-from dilib.generator import Generator
 from dilib.inversion import Objective, Schedule, balanced_labels, invert
 from dilib.parameterisation import Generated
 from dilib.pool import Batch, ImagePool
@@ -59,7 +58,7 @@ def test_the_generator_s_gradient_is_that_of_the_loss(teacher):
     labels, still = balanced_labels(8, 4, seed=0), replace(SCHEDULE, stages=((32, 1),), jitter=0, flip=False)
     _, ended = amortised.batch(teacher, labels, OBJECTIVE.noise(), still, replace(SETTINGS, step=1.0), start)
 
-    generator = Generator(teacher.preprocessing, SETTINGS.latents, SETTINGS.width)
+    generator = amortised.generator_of(teacher.preprocessing, SETTINGS)
     generator.load_state_dict(start)
     latents = torch.randn(8, SETTINGS.latents, generator=torch.Generator().manual_seed(0))
     torch.nn.functional.cross_entropy(teacher.network(generator(latents)), labels).backward()
@@ -67,6 +66,13 @@ def test_the_generator_s_gradient_is_that_of_the_loss(teacher):
     certain = gradient.abs() > 1e-3 * gradient.abs().max()
     assert certain.float().mean() > 0.9
     torch.testing.assert_close(moved[certain], -SCHEDULE.lr * gradient[certain].sign(), rtol=1e-3, atol=1e-6)
+
+
+def test_generated_pixels_lie_in_their_range(teacher):
+    generator = amortised.generator_of(teacher.preprocessing, SETTINGS)
+    images = generator(100 * torch.randn(8, SETTINGS.latents))
+    torch.testing.assert_close(teacher.preprocessing.clip(images), images)
+    assert teacher.preprocessing.to_pixels(images).float().std() > 10
 
 
 def test_a_pool_is_made_in_order_whichever_batch_is_asked_for_first(tmp_path, recipe):
@@ -142,6 +148,6 @@ def test_bad_settings_are_refused(teacher):
         AmortisedSettings(step=1.5)
     with pytest.raises(ValueError, match="7 updates a round can't be shared by 3 batches; give a multiple"):
         StreamSettings(updates=7, batches=3)
-    image = Generated(Generator(teacher.preprocessing, 8, 8), torch.randn(4, 8), 1e-2, torch.float32)
+    image = Generated(amortised.generator_of(teacher.preprocessing, SETTINGS), torch.randn(4, 8), 1e-2, torch.float32)
     with pytest.raises(ValueError, match=r"makes images of \(32, 32\) pixels, not of \(64, 64\)"):
         invert(teacher, torch.arange(4), OBJECTIVE, Schedule(((64, 1),)), image=image)

@@ -7,9 +7,10 @@ import torch
 
 from dilib import networks
 from dilib.baselines.textbook import textbook
-from dilib.experiments import step_times
+from dilib.experiments import step_times, transfer_times
 from dilib.experiments.step_times import LOOPS, Workload, measure, peak_memory
 from dilib.inversion import Objective, Schedule, updates
+from dilib.study.scales import SCALES
 
 TINY = Workload("tiny", partial(networks.create, "vgg11_bn", 4, width=1 / 16), batch=8, size=32, classes=4)
 CPU = torch.device("cpu")
@@ -58,6 +59,14 @@ def test_processes_are_timed_together():
     one, two = (step_times.throughput(TINY, CPU, torch.float32, processes, steps=3) for processes in (1, 2))
     assert (one.processes, two.processes) == (1, 2)
     assert min(one.image_updates_per_second, two.image_updates_per_second) > 0
+
+
+def test_a_transfer_takes_longer_than_its_bare_steps():
+    how = SCALES["smoke"].amortised
+    found = transfer_times.transfer(CPU, torch.float32, how, width=1 / 16, turns=1)
+    teaching = how.student[transfer_times.PAIR]
+    assert (found.batches, found.updates) == (teaching.batches, teaching.updates)
+    assert found.ratio_to_bare == found.seconds / found.bare_seconds > 1
 
 
 def test_what_was_measured_is_read_back(tmp_path):

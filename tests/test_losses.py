@@ -69,7 +69,8 @@ def test_clipping_keeps_pixels_between_black_and_white():
 
 
 def test_dafls_images_are_as_large_as_the_preprocessing_says():
-    generator = dafl.Generator(Preprocessing((0.5,) * 3, (0.25,) * 3, (32, 64)), latents=8, width=4)
+    settings = dafl.GeneratorSettings(latents=8, width=4)
+    generator = dafl.dafl_generator(Preprocessing((0.5,) * 3, (0.25,) * 3, (32, 64)), settings)
     assert generator(torch.randn(2, 8)).shape == (2, 3, 32, 64)
 
 

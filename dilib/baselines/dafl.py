@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dilib.checks import check_not_negative, check_positive, check_whole
-from dilib.classifier import Classifier, Frozen, head_of, logits_and_features
+from dilib.classifier import Classifier, Frozen, Preprocessing, head_of, logits_and_features
 from dilib.distillation import DistillationSettings, scaled_distillation
 from dilib.evaluation import accuracy, glimpse
 from dilib.generator import Generator
@@ -75,7 +75,7 @@ def distill_with_generator(
     checked_student(teacher, student)
     frozen, head = teacher.frozen(), head_of(teacher)
     torch.manual_seed(run.seed)
-    generator = Generator(teacher.preprocessing, settings.latents, settings.width)
+    generator = dafl_generator(teacher.preprocessing, settings)
     generator = generator.to(teacher.device, memory_format=torch.channels_last)
     schedule = sgd(student, teaching, teaching.lr_factor)
     adam = torch.optim.Adam(generator.parameters(), lr=settings.lr, fused=True)
@@ -94,6 +94,12 @@ def distill_with_generator(
     history = in_rounds(teach, teaching.rounds, parts, run.of(teacher.precision), "DAFL")
     student.eval()
     return generator.eval(), history
+
+
+def dafl_generator(preprocessing: Preprocessing, settings: GeneratorSettings) -> Generator:
+    """A generator with random weights, each channel of whose images is standardised by a last BatchNorm."""
+    ending = nn.Tanh(), nn.BatchNorm2d(preprocessing.channels, affine=False)
+    return Generator(preprocessing, settings.latents, settings.width, *ending)
 
 
 def _joint_step(teacher: tuple[Frozen, str], student, schedule, generator, adam, latents: Tensor, settings) -> Tensor:

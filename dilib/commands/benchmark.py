@@ -1,4 +1,4 @@
-"""Time a synthesis step on this machine, into results/bench/DEVICE.json: `make bench`."""
+"""Time a synthesis step, and a transfer with a shared start, on this machine, into results/bench/DEVICE.json: `make bench`."""
 
 import argparse
 import json
@@ -14,15 +14,18 @@ import torch
 from dilib import precision
 from dilib.artifacts import damaged, read_json, write_atomically
 from dilib.experiments.step_times import WORKLOADS, Row, Throughput, measure, throughput
+from dilib.experiments.transfer_times import Transfer, transfer
 from dilib.provenance import commit, default_device, provenance
 from dilib.study import plots
+
+PARTS = [kind.part for kind in (Row, Throughput, Transfer)]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure what is asked for; 0 on success, 2 where what there is already is damaged."""
     parser = argparse.ArgumentParser(prog="python -m dilib.commands.benchmark", description=__doc__)
     parser.add_argument("--results", default="results", help="folder for results")
-    parser.add_argument("--only", choices=["rows", "processes"], help="one part; the other keeps what it has")
+    parser.add_argument("--only", choices=PARTS, help="one part; the others keep what they have")
     options = parser.parse_args(arguments)
     plots.set_style()
     torch.set_flush_denormal(True)
@@ -32,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parts = {
         "rows": (measure(workload, device, dtype) for workload in WORKLOADS),
         "processes": ([throughput(WORKLOADS[0], device, dtype, count)] for count in range(1, most + 1)),
+        "transfers": ([transfer(device, dtype)] for _ in range(1)),
     }
     described = {**provenance(device), "commit": commit(), "precision": precision.name(dtype)}
     name = described.pop("device")
@@ -58,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def as_table(rows: Sequence[Row | Throughput]) -> str:
+def as_table(rows: Sequence[Row | Throughput | Transfer]) -> str:
     """The rows as a Markdown table."""
     return pd.DataFrame([asdict(row) for row in rows]).to_markdown(index=False, floatfmt=".3g")
 

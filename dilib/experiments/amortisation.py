@@ -8,7 +8,7 @@ from torch import Tensor
 from dilib.evaluation import coverage, penultimate_features
 from dilib.experiments.figure7_coverage import nearest_images
 from dilib.experiments.image_sources import chosen
-from dilib.experiments.table1_transfer import batches_of, student_settings, taught_by_inversion
+from dilib.experiments.table1_transfer import batch_size_of, batches_of, student_settings, taught_by_inversion
 from dilib.experiments.teachers import fresh_network, load_teacher
 from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import PAIRS
@@ -51,5 +51,5 @@ def _images(study: Study, method: str, seed: int) -> Tensor:
     taught = taught_by_inversion(study, PAIR, method=method, settings=settings, seed=seed)
     teacher, student = load_teacher(study, PAIR[0], seed), fresh_network(study, PAIR[1], seed=seed + 1)
     batch = batches_of(study, teacher, student, method, settings, seed)
-    batches = range(taught["images"] // study.scale.batch_size)
+    batches = range(taught["images"] // batch_size_of(study, method))
     return torch.cat([teacher.preprocessing.to_pixels(batch(index).images).cpu() for index in batches])

@@ -123,20 +123,25 @@ def amortised_choices(study: Study) -> list[Choice]:
     def generating(**settings: float) -> Amortised:
         return replace(how, settings=replace(how.settings, **settings))
 
+    def teaching(**settings) -> Amortised:
+        return replace(how, student={pair: replace(each, **settings) for pair, each in how.student.items()})
+
     weights = {
         f"R_feature {feature:g}, R_compete {compete:g}": weighing(alpha_f=feature, alpha_c=compete)
         for feature in (0.3, 1.0, 3.0)
-        for compete in (3.0, 10.0, 30.0)
+        for compete in (10.0, 100.0, 1000.0)
     }
     ingredients = {
         "as it is": how,
         "every batch from the same start": generating(step=0.0),
         "from where the last batch ended": generating(step=1.0),
-        "half as many updates a batch": taking(max(1, updates // 2)),
-        "twice as many updates a batch": taking(2 * updates),
         "no competition": weighing(alpha_c=0.0),
-        "with an image prior": weighing(alpha_tv=2.5e-5, alpha_l2=3e-8),
-        "half as wide a generator": generating(width=how.settings.width // 2),
+        "half the updates a batch": taking(max(1, updates // 2)),
+        "twice the updates a batch": taking(2 * updates),
+        "twice the images a batch": replace(how, batch_size=2 * how.batch_size),
+        "half the width of the generator": generating(width=how.settings.width // 2),
+        "a step's images from one batch": teaching(mixed=False),
+        "taught by SGD": teaching(optimizer="sgd"),
     }
 
     def choice(name: str, setting: str, values: dict[str, Amortised]) -> Choice:

@@ -43,6 +43,7 @@ class Row:
     turns. `peak_mib` is memory that the method added, null where unknown.
     """
 
+    part = "rows"  # of the file
     network: str
     method: str
     batch: int
@@ -57,6 +58,7 @@ class Row:
 class Throughput:
     """Images × updates per second of several processes, each running DeepInversion steps of its own."""
 
+    part = "processes"
     network: str
     processes: int
     image_updates_per_second: float
@@ -224,14 +226,13 @@ def _seconds_of_steps(workload: Workload, precision: torch.dtype, count: int, de
     return sum(wall_seconds(steps.__next__, device) for _ in range(count))
 
 
-def measured(results: Path, kind: type[Row] | type[Throughput] = Row) -> pd.DataFrame:
-    """What `make bench` found on every device so far, one line a row of that kind."""
-    part = "rows" if kind is Row else "processes"
+def measured(results: Path, kind: type = Row) -> pd.DataFrame:
+    """What `make bench` found on every device so far, one line a row of that kind: Row, Throughput or Transfer."""
     rows = []
     for path in sorted((results / "bench").glob("*.json")):
         content = read_json(path)
         try:
-            rows += [{"device": content["device"], **row} for row in content.get(part, [])]
+            rows += [{"device": content["device"], **row} for row in content.get(kind.part, [])]
         except (KeyError, TypeError) as error:
             raise damaged(path, error) from error
     return pd.DataFrame(rows, columns=["device", *(field.name for field in fields(kind))])

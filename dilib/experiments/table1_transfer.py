@@ -12,7 +12,7 @@ from dilib.artifacts import digest, fingerprint, plain
 from dilib.baselines.dafl import distill_with_generator
 from dilib.classifier import Classifier
 from dilib.distillation import DistillationSettings, distill
-from dilib.evaluation import accuracy_by_class
+from dilib.evaluation import accuracy_by_class, predict
 from dilib.experiments.teachers import (
     fresh_network,
     load_teacher,
@@ -137,13 +137,18 @@ def student_settings(study: Study, pair: Pair, method: str, statistics: int | st
 def amortised_settings(study: Study, teacher: str) -> dict:
     """Everything but the teacher and the seed that images from a shared start depend on."""
     how = study.scale.amortised
-    images = {"objective": how.objective[teacher], "schedule": how.schedule, "batch_size": study.scale.batch_size}
+    images = {"objective": how.objective[teacher], "schedule": how.schedule, "batch_size": how.batch_size}
     return {**images, "amortised": how.settings, "plain": how.plain}
 
 
 def teaching_of(study: Study, pair: Pair, method: str) -> DistillationSettings:
     """How a student is taught by a method: all as long, but where images are cheap."""
     return (study.scale.amortised.student if method == "amortised" else study.scale.distillation)[pair]
+
+
+def batch_size_of(study: Study, method: str) -> int:
+    """How many images a method makes at once."""
+    return (study.scale.amortised if method == "amortised" else study.scale).batch_size
 
 
 def _images_settings(study: Study, teacher: str, method: str, statistics: int | str) -> dict:
@@ -173,14 +178,16 @@ def taught_by_inversion(
     # starts from noise alone shows the method best.
     batches = teaching.rounds * teaching.batches
     shown = batch(batches - 1 if method in ("adaptive", "amortised") else 0)
+    # Images that compete from the beginning may look like another class than they were made for.
+    labels = predict(teacher, shown.images).argmax(1) if method == "amortised" else shown.labels
     return {
         "top1": history["student_on_test"][-1],
         "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
-        "images": batches * study.scale.batch_size,
+        "images": batches * batch_size_of(study, method),
         "updates": schedule_of(study, pair[0], method).updates(batches),
         "seconds": sum(history["seconds"]),
         "history": history,
-        "samples": by_class(teacher.preprocessing.to_pixels(shown.images), shown.labels, len(study.data.classes)),
+        "samples": by_class(teacher.preprocessing.to_pixels(shown.images), labels, len(study.data.classes)),
     }
 
 
@@ -242,7 +249,7 @@ def amortised_recipe(study: Study, teacher: Classifier, seed: int) -> Recipe:
     return Recipe(
         teacher,
         tuple(range(len(study.data.classes))),
-        study.scale.batch_size,
+        how.batch_size,
         how.objective[teacher.name].deepinversion(),
         (how.schedule,),
         seed=seed,

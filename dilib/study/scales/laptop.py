@@ -26,7 +26,7 @@ def _taught(rounds: int, updates: int) -> DistillationSettings:
 
 def _streamed(rounds: int, updates: int) -> StreamSettings:
     return StreamSettings(
-        rounds=rounds, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, batches=10
+        rounds=rounds, updates=updates, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4, batches=10
     )
 
 
@@ -89,13 +89,11 @@ SCALE = settings.Scale(
     distillation=dict(zip(PAIRS, (_taught(14, 100), _taught(14, 110), _taught(6, 180)), strict=True)),
     amortised=settings.Amortised(
         AmortisedSettings(),
-        Schedule(((32, 5),), lr=2e-3, jitter=2),
-        {
-            "vgg11_bn": Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=10.0),
-            **dict.fromkeys(("resnet34", "resnet18"), Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=0.5, alpha_c=10.0)),
-        },
+        batch_size=128,
+        schedule=Schedule(((32, 10),), lr=2e-3, jitter=2),
+        objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=100.0)),
         plain=10,
-        student=dict(zip(PAIRS, (_streamed(14, 100), _streamed(14, 110), _streamed(12, 90)), strict=True)),
+        student=dict(zip(PAIRS, (_streamed(8, 140), _streamed(9, 140), _streamed(12, 140)), strict=True)),
     ),
     dafl=GeneratorSettings(width=64, lr=2e-3, temperature=20.0),
     statistics=settings.Statistics((1, 10, 100, 1000), _taught(6, 100)),

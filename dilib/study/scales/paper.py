@@ -36,8 +36,9 @@ SCALE = settings.Scale(
     distillation=by_pair(975, 50),  # 250 epochs of 195 updates
     amortised=settings.Amortised(
         AmortisedSettings(),
-        Schedule(((32, 5),), lr=2e-3, jitter=2),
-        dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0)),
+        batch_size=128,
+        schedule=Schedule(((32, 10),), lr=2e-3, jitter=2),
+        objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=100.0)),
         plain=10,
         student=dict.fromkeys(PAIRS, StreamSettings(rounds=100, updates=490, lr=0.1, decay="linear", batches=10)),
     ),

@@ -186,6 +186,7 @@ class Amortised:
     """
 
     settings: AmortisedSettings
+    batch_size: int
     schedule: Schedule
     objective: dict[str, Objective]
     plain: int

@@ -40,8 +40,9 @@ SCALE = settings.Scale(
     distillation=dict.fromkeys(PAIRS, _taught(3, 8)),
     amortised=settings.Amortised(
         AmortisedSettings(latents=16, width=8),
-        Schedule(((32, 2),), lr=2e-3, jitter=2),
-        dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0)),
+        batch_size=50,
+        schedule=Schedule(((32, 2),), lr=2e-3, jitter=2),
+        objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0)),
         plain=2,
         student=dict.fromkeys(
             PAIRS, StreamSettings(rounds=2, updates=6, batch_size=50, shift=1, flip=False, batches=3)
