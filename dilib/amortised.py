@@ -26,7 +26,7 @@ class AmortisedSettings:
     """
 
     latents: int = 256
-    width: int = 32
+    width: int = 16
     latent_lr: float = 1e-2
     step: float = 0.5
 

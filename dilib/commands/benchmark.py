@@ -1,4 +1,4 @@
-"""Time a synthesis step, and a transfer with a shared start, on this machine, into results/bench/DEVICE.json: `make bench`."""
+"""Time a synthesis step, and a transfer from a shared start, into results/bench/DEVICE.json: `make bench`."""
 
 import argparse
 import json

@@ -80,9 +80,6 @@ def transfer_choices(study: Study) -> list[Choice]:
     """Table 1: as many trials for each method, of a student that is taught for half as long as those shown."""
     scale, objective = study.scale, study.scale.objective[TEACHER]
 
-    def student(method: str) -> Callable[[Study], Cell]:
-        return lambda other: student_cell(_halved(other), PAIR, method, SEED)
-
     def with_weights(**weights: float) -> Scale:
         return replace(scale, objective={**scale.objective, TEACHER: replace(objective, **weights)})
 
@@ -101,21 +98,29 @@ def transfer_choices(study: Study) -> list[Choice]:
         for words, how in _dafl_weights().items()
     }
     return [
-        Choice("deepinversion", "DeepInversion: α_f and α_tv", images, student("deepinversion")),
-        Choice("adaptive", "Adaptive DeepInversion: α_c, and from which batch on", competition, student("adaptive")),
-        Choice("deepdream", "DeepDream: α_tv", dreams, student("deepdream")),
-        Choice("dafl", "DAFL: generator's rate, losses' weights, temperature", generators, student("dafl")),
-        *amortised_choices(study),
+        Choice("deepinversion", "DeepInversion: α_f and α_tv", images, _half_long("deepinversion")),
+        Choice("adaptive", "Adaptive DeepInversion: α_c, and from which batch on", competition, _half_long("adaptive")),
+        Choice("deepdream", "DeepDream: α_tv", dreams, _half_long("deepdream")),
+        Choice("dafl", "DAFL: generator's rate, losses' weights, temperature", generators, _half_long("dafl")),
+        amortised_choice(study),
     ]
 
 
-def amortised_choices(study: Study) -> list[Choice]:
-    """Table 1's addition: its weights, and what becomes of a student when one thing is changed."""
+def amortised_choice(study: Study) -> Choice:
+    """Table 1's addition: its weights."""
+    how = study.scale.amortised
+    weights = {
+        f"R_feature {feature:g}, R_compete {compete:g}": _weighing(how, alpha_f=feature, alpha_c=compete)
+        for feature in (0.3, 1.0, 3.0)
+        for compete in (10.0, 100.0, 1000.0)
+    }
+    return _amortised(study, "amortised", "Amortised DeepInversion: α_f and α_c", weights)
+
+
+def ingredients(study: Study) -> list[Choice]:
+    """What becomes of amortised students when one thing is changed, and of an adaptive one that is taught likewise."""
     scale, how = study.scale, study.scale.amortised
     size, updates = how.schedule.stages[-1]
-
-    def weighing(**weights: float) -> Amortised:
-        return replace(how, objective={**how.objective, TEACHER: replace(how.objective[TEACHER], **weights)})
 
     def taking(count: int) -> Amortised:
         return replace(how, schedule=replace(how.schedule, stages=((size, count),)))
@@ -126,32 +131,42 @@ def amortised_choices(study: Study) -> list[Choice]:
     def teaching(**settings) -> Amortised:
         return replace(how, student={pair: replace(each, **settings) for pair, each in how.student.items()})
 
-    weights = {
-        f"R_feature {feature:g}, R_compete {compete:g}": weighing(alpha_f=feature, alpha_c=compete)
-        for feature in (0.3, 1.0, 3.0)
-        for compete in (10.0, 100.0, 1000.0)
-    }
-    ingredients = {
+    changed = {
         "as it is": how,
         "every batch from the same start": generating(step=0.0),
         "from where the last batch ended": generating(step=1.0),
-        "no competition": weighing(alpha_c=0.0),
+        "no competition": _weighing(how, alpha_c=0.0),
         "half the updates a batch": taking(max(1, updates // 2)),
         "twice the updates a batch": taking(2 * updates),
         "twice the images a batch": replace(how, batch_size=2 * how.batch_size),
-        "half the width of the generator": generating(width=how.settings.width // 2),
+        "twice the width of the generator": generating(width=2 * how.settings.width),
         "a step's images from one batch": teaching(mixed=False),
         "taught by SGD": teaching(optimizer="sgd"),
     }
-
-    def choice(name: str, setting: str, values: dict[str, Amortised]) -> Choice:
-        scales = {value: replace(scale, amortised=changed) for value, changed in values.items()}
-        return Choice(name, setting, scales, lambda other: student_cell(_halved(other), PAIR, "amortised", SEED))
-
+    theirs, ours = scale.distillation[PAIR], how.student[PAIR]
+    likewise = replace(ours, rounds=theirs.rounds, updates=theirs.updates, batches=1)
+    adaptive = {
+        "as it is": scale,
+        "taught as amortised ones": replace(scale, distillation={**scale.distillation, PAIR: likewise}),
+    }
     return [
-        choice("amortised", "Amortised DeepInversion: α_f and α_c", weights),
-        choice("ingredients", "Amortised DeepInversion: its ingredients", ingredients),
+        _amortised(study, "ingredients", "Amortised DeepInversion: its ingredients", changed),
+        Choice("teaching", "Adaptive DeepInversion: how its student is taught", adaptive, _half_long("adaptive")),
     ]
+
+
+def _weighing(how: Amortised, **weights: float) -> Amortised:
+    return replace(how, objective={**how.objective, TEACHER: replace(how.objective[TEACHER], **weights)})
+
+
+def _amortised(study: Study, name: str, setting: str, values: dict[str, Amortised]) -> Choice:
+    scales = {value: replace(study.scale, amortised=changed) for value, changed in values.items()}
+    return Choice(name, setting, scales, _half_long("amortised"))
+
+
+def _half_long(method: str) -> Callable[[Study], Cell]:
+    """A student of the first pair that is taught for half as long as those shown."""
+    return lambda other: student_cell(_halved(other), PAIR, method, SEED)
 
 
 def _dafl_weights() -> dict[str, dict]:

@@ -28,6 +28,7 @@ KEY_NUMBERS = {  # what the README shows of each study: number of the table, row
     "Student on DeepDream's images": (1, "DeepDream (+R_prior)", _PAIR),
     "Student on DeepInversion's images": (1, "DeepInversion (+R_feature)", _PAIR),
     "Student on Adaptive DeepInversion's images": (1, "Adaptive DeepInversion (+R_compete)", _PAIR),
+    "Student on amortised images (not the paper's)": (1, "Amortised DeepInversion", _PAIR),
     "From scratch, longer, on 4,000 of DeepInversion's": (6, "DeepInversion, long, with mixup", "student top-1"),
     "From scratch, longer, on 4,000 real images": (6, "real images, long, with mixup", "student top-1"),
     "Half of ResNet-18's filters removed": (4, "No finetune", _HALF),

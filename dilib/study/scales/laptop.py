@@ -93,7 +93,7 @@ SCALE = settings.Scale(
         schedule=Schedule(((32, 10),), lr=2e-3, jitter=2),
         objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=100.0)),
         plain=10,
-        student=dict(zip(PAIRS, (_streamed(8, 140), _streamed(9, 140), _streamed(12, 140)), strict=True)),
+        student=dict(zip(PAIRS, (_streamed(9, 140), _streamed(10, 140), _streamed(13, 140)), strict=True)),
     ),
     dafl=GeneratorSettings(width=64, lr=2e-3, temperature=20.0),
     statistics=settings.Statistics((1, 10, 100, 1000), _taught(6, 100)),
