@@ -98,7 +98,7 @@ SCALE = settings.Scale(
             ),
         },
         plain=10,
-        student=dict(zip(PAIRS, (_streamed(9, 140), _streamed(10, 140), _streamed(13, 140)), strict=True)),
+        student=dict(zip(PAIRS, (_streamed(8, 140), _streamed(9, 140), _streamed(12, 140)), strict=True)),
     ),
     dafl=GeneratorSettings(width=64, lr=2e-3, temperature=20.0),
     statistics=settings.Statistics((1, 10, 100, 1000), _taught(6, 100)),
@@ -175,5 +175,6 @@ NATURAL = replace(
         "resnet34": replace(SCHEDULE, stages=((16, 120), (32, 60))),
     },
     distillation=dict(zip(PAIRS, (_taught(20, 100), _taught(20, 80), _taught(14, 120)), strict=True)),
+    amortised=replace(SCALE.amortised, student=dict.fromkeys(PAIRS, _streamed(15, 160))),
     continual=replace(SCALE.continual, added=("digits", "photographs"), old=(0, 1, 3, 5, 8)),
 )
