@@ -5,7 +5,7 @@ makes images from, and the weights that it starts from then move some way toward
 stay the paper's; the method is not: Fang et al., "Up to 100× Faster Data-free Knowledge Distillation", AAAI 2022.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from dilib.classifier import Classifier, Preprocessing
 from dilib.generator import Generator, ToImages
 from dilib.inversion import Inversion, Objective, Schedule, invert
 from dilib.parameterisation import Generated
+from dilib.structure import undisturbed
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,17 @@ Start = dict[str, Tensor]  # a generator's weights by name
 
 def first_start(teacher: Classifier, settings: AmortisedSettings, seed: int) -> Start:
     """The generator's random weights, which the first batch starts from."""
-    torch.manual_seed(seed)
-    return generator_of(teacher.preprocessing, settings).state_dict()
+    return _weights(generator_of(teacher.preprocessing, settings, seed))
 
 
-def generator_of(preprocessing: Preprocessing, settings: AmortisedSettings) -> Generator:
+def generator_of(preprocessing: Preprocessing, settings: AmortisedSettings, seed: int = 0) -> Generator:
     """A generator of images for this preprocessing, with random weights."""
-    return Generator(preprocessing, settings.latents, settings.width, ToImages(preprocessing))
+    with undisturbed(seed):
+        return Generator(preprocessing, settings.latents, settings.width, ToImages(preprocessing))
+
+
+def _weights(generator: Generator) -> Start:
+    return {name: weight.detach().clone() for name, weight in generator.named_parameters()}
 
 
 def batch(
@@ -71,16 +76,13 @@ def batch(
         ...     made, start = batch(teacher, labels, objective, schedule, AmortisedSettings(), start, seed=index)
     """
     generator = generator_of(teacher.preprocessing, settings)
-    generator.load_state_dict(start)
+    generator.load_state_dict(start, strict=False)  # running statistics, which nobody reads, stay behind
     generator = generator.to(teacher.device, memory_format=torch.channels_last).train()
     random = torch.Generator().manual_seed(seed)
     latents = torch.randn(len(labels), settings.latents, generator=random).to(teacher.device)
     image = Generated(generator, latents, settings.latent_lr, teacher.precision)
     made = invert(teacher, labels, objective, schedule, image=image, seed=seed, **options)
-    reached = generator.state_dict()
-    return made, {name: _moved(value, reached[name].to(value), settings.step) for name, value in start.items()}
-
-
-def _moved(start: Tensor, reached: Tensor, step: float) -> Tensor:
-    """`step` of the way from one to the other; counts and running statistics, which are not trained, are taken over."""
-    return start.lerp(reached, step) if start.is_floating_point() else reached
+    with torch.no_grad():
+        made = replace(made, images=image())  # what the last update made of them
+    reached = _weights(generator)
+    return made, {name: weight.lerp(reached[name].to(weight), settings.step) for name, weight in start.items()}

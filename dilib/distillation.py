@@ -66,18 +66,22 @@ class StreamSettings(DistillationSettings):
     """How a student is taught where images are cheap: as above, but a round has `batches` new ones.
 
     Each is followed by its share of the round's `updates`. `mixed` steps take images from all batches, others from one
-    batch each. The `optimizer` is "muon", whose rate for convolutions is `filter_lr`, or "sgd".
+    batch each. The `optimizer` is "sgd", or "muon", to which `lr`, `momentum` and `weight_decay` are those of all
+    weights but convolutions'; these have `filter_lr`, `filter_momentum` and `filter_decay`.
     """
 
     batches: int = 10
     mixed: bool = True
     optimizer: str = "muon"
     filter_lr: float = 0.05
+    filter_momentum: float = 0.6
+    filter_decay: float = 0.1
 
     def __post_init__(self):
         super().__post_init__()
         check_whole(self, "batches")
         check_positive(self, "filter_lr")
+        check_not_negative(self, "filter_momentum", "filter_decay")
         if self.optimizer not in ("muon", "sgd"):
             raise ValueError(f"optimizer {self.optimizer!r} is unknown; choose muon or sgd")
         if self.updates % self.batches:

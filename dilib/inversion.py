@@ -29,6 +29,7 @@ DECAYS = {  # of Adam's rate over so many updates
     "step": lambda optimizer, updates: StepLR(optimizer, max(1, round(0.15 * updates)), gamma=0.3),
 }
 SMALL = 64  # pixels a side, up to which the paper's settings for CIFAR-10 are nearer than those for ImageNet
+GRAPHED = 50  # updates, from which on recording them as a CUDA graph pays
 UPDATE_SEEDS = 1_000_003  # update i of an inversion with seed s gives a network that draws numbers s·UPDATE_SEEDS + i
 
 
@@ -209,6 +210,8 @@ def updates(
     schedule = schedule.sized(teacher.preprocessing.size)
     if objective.alpha_f > 0:
         statistics = statistics or FeatureStatistics.from_batchnorm(teacher.network)
+    if start is not None and image is not None:
+        raise ValueError("start and image both say what images begin with; give one of them")
     labels, random = _checked(teacher, labels, objective, schedule, statistics, student, start)
     if start is not None:
         schedule = schedule.after_a_warm_start()
@@ -218,7 +221,7 @@ def updates(
         noise = torch.randn(shape, generator=generator).to(teacher.device)
         image = Pixels(noise if start is None else _blend(start.to(teacher.device), noise, schedule.warm_start))
     terms_of = _terms(teacher, labels.to(teacher.device), objective, statistics, student)
-    prepared = partial(_seeded, terms_of, seed) if random else partial(_graphed, terms_of)
+    prepared = partial(_seeded, terms_of, seed) if random else partial(_graphed, terms_of, schedule.updates())
     return _optimise(prepared, image, teacher, objective, schedule, generator)
 
 
@@ -261,9 +264,9 @@ def _optimise(prepared, image, teacher, objective, schedule, generator) -> Itera
             yield images.detach(), terms.detach().clone()  # a graph writes its next terms to the same place
 
 
-def _graphed(terms_of: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[Tensor], Tensor]:
+def _graphed(terms_of: Callable[[Tensor], Tensor], updates: int, images: Tensor) -> Callable[[Tensor], Tensor]:
     """On a CUDA GPU, forward and backward pass as one graph: launching small kernels takes longer than running them."""
-    if not images.is_cuda:
+    if not images.is_cuda or updates < GRAPHED:
         return terms_of
     return torch.cuda.make_graphed_callables(terms_of, (torch.zeros_like(images).requires_grad_(),))
 

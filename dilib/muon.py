@@ -3,35 +3,43 @@
 import torch
 from torch import Tensor, nn
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.'s coefficients: singular values come to lie about 1
-STEPS = 3  # of the iteration, enough for networks of this size
-MOMENTUM = 0.6
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.'s coefficients
+ITERATIONS = 3
 
 
 class Muon(torch.optim.SGD):
     """SGD with Nesterov momentum, and Muon for the weights of convolutions (Jordan et al., 2024).
 
-    A convolution's momentum, as a matrix of one row a filter, is replaced by the nearest matrix whose rows (or columns,
-    where there are fewer) are orthonormal, times `filter_lr`; its weights decay by `filter_decay` times that rate.
+    A convolution's momentum, as a matrix of one row a filter, is replaced by one with about the same singular vectors
+    and singular values near 1 (those that are very small stay small), times `filter_lr` and √max(1, rows / columns);
+    the weights decay by `filter_decay` times that rate. Depthwise convolutions, whose filters have nothing to do with
+    each other, and all other weights take the steps of SGD.
     (torch.optim.Muon, which this agrees with, takes no convolutions.)
     """
 
-    def __init__(self, network: nn.Module, filter_lr: float = 0.05, filter_decay: float = 0.1, **sgd: float):
+    def __init__(
+        self,
+        network: nn.Module,
+        filter_lr: float = 0.05,
+        filter_momentum: float = 0.6,
+        filter_decay: float = 0.1,
+        **sgd: float,
+    ):
         parameters = list(network.parameters())
-        filters = {"params": [each for each in parameters if each.ndim == 4], "filters": True}
-        others = {"params": [each for each in parameters if each.ndim != 4], "filters": False}
-        filters |= {"lr": filter_lr, "weight_decay": filter_decay, "momentum": MOMENTUM}
+        filters = {"params": [each for each in parameters if _is_matrix(each)], "filters": True}
+        others = {"params": [each for each in parameters if not _is_matrix(each)], "filters": False}
+        filters |= {"lr": filter_lr, "weight_decay": filter_decay, "momentum": filter_momentum}
         super().__init__([group for group in (filters, others) if group["params"]], **sgd, nesterov=True)
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self) -> None:
         """One update: of filters first, whose gradients are then gone, so that SGD passes them by."""
         for group in self.param_groups:
             for weight in group["params"] if group["filters"] else ():
                 if weight.grad is not None:
                     self._turn(weight, group)
                     weight.grad = None
-        return super().step(closure)
+        super().step()
 
     def _turn(self, weight: Tensor, group: dict) -> None:
         state, lr = self.state[weight], group["lr"]
@@ -43,11 +51,19 @@ class Muon(torch.optim.SGD):
         weight.mul_(1 - lr * group["weight_decay"]).add_(orthogonalised(matrix).view_as(weight), alpha=-lr * scale)
 
 
+def _is_matrix(weight: Tensor) -> bool:
+    return weight.ndim == 4 and weight.shape[1] > 1
+
+
 def orthogonalised(matrix: Tensor) -> Tensor:
     """About UVᵀ of a matrix UΣVᵀ, by a few steps of a Newton-Schulz iteration."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide, (a, b, c) = wide / (wide.norm() + 1e-7), NEWTON_SCHULZ
-    for _ in range(STEPS):
-        square = wide @ wide.T
-        wide = a * wide + (b * square + c * square @ square) @ wide
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+    # Every iterate is a small square matrix, a polynomial of the first Gram matrix, times the wide one.
+    gram, factor = wide @ wide.T, torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    for _ in range(ITERATIONS):
+        polynomial = b * gram + c * gram @ gram
+        polynomial.diagonal().add_(a)
+        factor, gram = polynomial @ factor, polynomial @ gram @ polynomial
+    found = factor @ wide
+    return found if matrix.shape[0] <= matrix.shape[1] else found.T

@@ -54,7 +54,6 @@ class Pixels:
 class Generated:
     """Images that a generator makes of latents, both optimised, the latents at a rate of their own.
 
-    They are handed out as the last update saw them: what it changed shows in the next.
     Raises ValueError where another resolution than the generator's is asked for.
     """
 

@@ -159,7 +159,7 @@ class ImagePool:
         """Whether the batch is there, after making it if no other process is doing so."""
         if self.has(index):
             return True
-        if self.recipe.amortised and index and not self.path(index - 1).exists():
+        if self.recipe.shared_start and index and not self.has(index - 1):
             return False  # it starts from where that one ends
         try:
             with self._lock(self.path(index).stem).acquire(timeout=0):
@@ -170,12 +170,14 @@ class ImagePool:
         return True
 
     def _make_what_it_starts_from(self, index: int) -> None:
-        if self.recipe.amortised and index and not self.path(index - 1).exists():
-            self.batch(index - 1)
+        if self.recipe.shared_start:
+            first = next((earlier for earlier in range(index, 0, -1) if self.has(earlier - 1)), 0)
+            for earlier in range(first, index):
+                self.batch(earlier)
 
     def _make(self, index: int, watch: Watch | None = None) -> None:
         started = time.perf_counter()
-        made = self._made_from_shared_start(index) if self.recipe.amortised else self._made(index, watch)
+        made = (self._made_from_shared_start if self.recipe.shared_start else self._made)(index, watch)
         tensors = {**_in_8_bits(made.images), "labels": made.labels, "history": made.history}
         card = {**self._card_of(index), "seconds": time.perf_counter() - started}
         save_tensors(self.path(index), tensors, card)
@@ -183,16 +185,12 @@ class ImagePool:
     def _made(self, index: int, watch: Watch | None) -> Inversion:
         earlier = self.recipe.warm_start(index)
         start = None if earlier is None else self._earlier(earlier)
-        return self.recipe.make(
-            index,
-            start and (start.images, start.labels),
-            watch and (lambda done, images: watch(index, done, images)),
-        )
+        return self.recipe.make(index, start and (start.images, start.labels), _watching(watch, index))
 
-    def _made_from_shared_start(self, index: int) -> Inversion:
+    def _made_from_shared_start(self, index: int, watch: Watch | None) -> Inversion:
         """A batch from where the one before led; where the next one starts is kept, and until then this one's start."""
         start = self._start(index)
-        made, following = self.recipe.make_from(index, start)
+        made, following = self.recipe.make_from(index, start, _watching(watch, index))
         save_tensors(self._start_path(index + 1), following, self._card_of(index + 1))
         self._start_path(index - 1).unlink(missing_ok=True)
         return made
@@ -215,6 +213,10 @@ class ImagePool:
         """Held by one process at a time, and let go when that process dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / f".{name}.lock")
+
+
+def _watching(watch: Watch | None, index: int) -> Callable[[int, Tensor], object] | None:
+    return watch and (lambda done, images: watch(index, done, images))
 
 
 def check_card(folder: Path, card: dict) -> None:

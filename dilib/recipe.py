@@ -39,8 +39,9 @@ class Recipe:
     """How every batch of a pool is made; batches take turns with the `schedules`.
 
     Labels run through `classes` again and again, or, `shuffled`, are balanced within each batch and in random order.
-    With a shared start (`amortised`) the first `plain` batches compete with no student. Without that, a warm start, or
-    a student in training, a batch depends on nothing but the recipe and its index.
+    With a `shared_start` each batch begins where earlier ones led, and the first `warm_up`, while little is learnt,
+    compete with no student. Without that, a warm start, or a student in training, a batch depends on nothing but the
+    recipe and its index.
     """
 
     teacher: Classifier
@@ -53,18 +54,22 @@ class Recipe:
     shuffled: bool = False
     statistics: FeatureStatistics | None = None  # in place of BatchNorm's
     rival: Rival | None = None  # for R_compete
-    plain: int = 0
-    amortised: AmortisedSettings | None = None
+    warm_up: int = 0
+    shared_start: AmortisedSettings | None = None
 
     def __post_init__(self):
         check_seed(self.seed)
+        if self.warm_up and not self.shared_start:
+            raise ValueError(f"warm_up {self.warm_up} is for a shared start, of which there is none; leave it at 0")
+        if self.shared_start and any(schedule.warm_start for schedule in self.schedules):
+            raise ValueError("a shared start leaves no place for the schedule's warm_start; set that to 0")
 
     @property
     def card(self) -> dict:
         """All that the images depend on but the precision, which a pool keeps from its beginning."""
-        apart = ("teacher", "statistics", "rival", "plain", "amortised")
+        apart = ("teacher", "statistics", "rival", "warm_up", "shared_start")
         settings = {name: value for name, value in vars(self).items() if name not in apart}
-        settings |= {name: value for name in ("plain", "amortised") if (value := getattr(self, name))}
+        settings |= {name: value for name in ("warm_up", "shared_start") if (value := getattr(self, name))}
         if self.statistics:
             settings["statistics"] = fingerprint_of(self.statistics.tensors())
         if self.rival:
@@ -114,19 +119,21 @@ class Recipe:
 
     def first_start(self) -> Start:
         """The generator's weights that the first batch begins with."""
-        return amortised.first_start(self.teacher, self.amortised, self.batch_seed(0))
+        return amortised.first_start(self.teacher, self.shared_start, self.batch_seed(0))
 
-    def make_from(self, index: int, start: Start) -> tuple[Inversion, Start]:
-        """Batch `index` of an amortised recipe from a generator's weights, and those that the next one starts from."""
+    def make_from(
+        self, index: int, start: Start, watch: Callable[[int, Tensor], None] | None = None
+    ) -> tuple[Inversion, Start]:
+        """Batch `index` from the shared start as earlier batches left it, and as this one leaves it."""
         problem = self._problem(index, self.labels(index))
-        return amortised.batch(*problem, self.amortised, start, **self._options(index))
+        return amortised.batch(*problem, self.shared_start, start, watch=watch, **self._options(index))
 
     def _problem(self, index: int, labels: Tensor) -> tuple[Classifier, Tensor, Objective, Schedule]:
-        objective = self.objective if index >= self.plain else self.objective.deepinversion()
+        objective = self.objective if index >= self.warm_up else self.objective.deepinversion()
         return self.teacher, labels, objective, self.schedule(index)
 
     def _options(self, index: int) -> dict:
         stored = self.statistics or FeatureStatistics.from_batchnorm(self.teacher.network, first=self.first_layer)
-        competes = self.rival and index >= self.plain
+        competes = self.rival and index >= self.warm_up
         student = self.rival.network if competes else None
         return {"statistics": stored, "student": student, "seed": self.batch_seed(index)}

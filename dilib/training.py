@@ -87,8 +87,9 @@ def sgd(network: nn.Module, settings, factor: Callable[[int], float]) -> LRSched
 
 
 def muon(network: nn.Module, settings, factor: Callable[[int], float]) -> LRScheduler:
-    """As `sgd`, but Muon with `settings.filter_lr` for the weights of convolutions."""
-    return LambdaLR(Muon(network, settings.filter_lr, **_rates(settings)), factor)
+    """As `sgd`, but Muon for the weights of convolutions, by `settings` (filter_lr, filter_momentum, filter_decay)."""
+    filters = settings.filter_lr, settings.filter_momentum, settings.filter_decay
+    return LambdaLR(Muon(network, *filters, **_rates(settings)), factor)
 
 
 def _rates(settings) -> dict[str, float]:

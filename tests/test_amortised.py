@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from dilib import amortised, networks
 from dilib.amortised import AmortisedSettings
@@ -23,7 +24,7 @@ SCHEDULE = Schedule(((32, 3),), lr=2e-3, jitter=1)
 
 @pytest.fixture
 def recipe(teacher):
-    return Recipe(teacher, (0, 1, 2, 3), 8, OBJECTIVE, (SCHEDULE,), seed=2, shuffled=True, amortised=SETTINGS)
+    return Recipe(teacher, (0, 1, 2, 3), 8, OBJECTIVE, (SCHEDULE,), seed=2, shuffled=True, shared_start=SETTINGS)
 
 
 def test_the_start_moves_its_step_of_the_way_to_where_a_batch_ended(teacher):
@@ -59,13 +60,38 @@ def test_the_generator_s_gradient_is_that_of_the_loss(teacher):
     _, ended = amortised.batch(teacher, labels, OBJECTIVE.noise(), still, replace(SETTINGS, step=1.0), start)
 
     generator = amortised.generator_of(teacher.preprocessing, SETTINGS)
-    generator.load_state_dict(start)
+    generator.load_state_dict(start, strict=False)
     latents = torch.randn(8, SETTINGS.latents, generator=torch.Generator().manual_seed(0))
     torch.nn.functional.cross_entropy(teacher.network(generator(latents)), labels).backward()
     gradient, moved = generator.body[6].weight.grad, ended["body.6.weight"] - start["body.6.weight"]
     certain = gradient.abs() > 1e-3 * gradient.abs().max()
     assert certain.float().mean() > 0.9
     torch.testing.assert_close(moved[certain], -SCHEDULE.lr * gradient[certain].sign(), rtol=1e-3, atol=1e-6)
+
+
+def test_images_are_what_the_last_update_made_of_them(teacher):
+    start = amortised.first_start(teacher, SETTINGS, seed=0)
+    labels, once = balanced_labels(8, 4, seed=0), replace(SCHEDULE, stages=((32, 1),))
+    made, ended = amortised.batch(teacher, labels, OBJECTIVE, once, replace(SETTINGS, step=1.0), start)
+    generator = amortised.generator_of(teacher.preprocessing, SETTINGS)
+    latents = torch.randn(8, SETTINGS.latents, generator=torch.Generator().manual_seed(0))
+    apart = []
+    for weights in (start, ended):
+        generator.load_state_dict(weights, strict=False)
+        apart.append((generator(latents) - made.images).abs().mean())
+    assert apart[1] < 0.3 * apart[0], "but for the latents, which moved, too"
+
+
+def test_a_student_learns_the_same_from_batches_made_now_and_from_those_on_disk(tmp_path, teacher, recipe):
+    """Dropout draws from torch's own generator, which making a batch must leave alone."""
+    settings = StreamSettings(rounds=2, updates=4, batch_size=8, batches=2)
+    test, pool, ended = (torch.randn(8, 3, 32, 32), torch.arange(8) % 4), ImagePool(tmp_path, recipe), []
+    for _ in range(2):
+        torch.manual_seed(1)
+        student = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(8 * 15 * 15, 4))
+        distill(teacher, student, pool.batch, test, settings)
+        ended.append(student[0].weight)
+    assert torch.equal(*ended)
 
 
 def test_generated_pixels_lie_in_their_range(teacher):
@@ -123,7 +149,7 @@ def _recipe():
     torch.manual_seed(3)
     network = networks.create("vgg11_bn", classes=4, channels=1, width=1 / 16).eval()
     teacher = Classifier(network, Preprocessing(mean=(0.5,), std=(0.25,), size=32), "tiny")
-    return Recipe(teacher, (0, 1, 2, 3), 8, OBJECTIVE, (SCHEDULE,), amortised=SETTINGS)
+    return Recipe(teacher, (0, 1, 2, 3), 8, OBJECTIVE, (SCHEDULE,), shared_start=SETTINGS)
 
 
 def test_each_of_a_round_s_batches_is_followed_by_its_share_of_the_updates(teacher, network, monkeypatch):
@@ -146,6 +172,11 @@ def test_each_of_a_round_s_batches_is_followed_by_its_share_of_the_updates(teach
 def test_bad_settings_are_refused(teacher):
     with pytest.raises(ValueError, match=r"step 1\.5 is out of range; choose from 0 \(forget\) to 1 \(keep all\)"):
         AmortisedSettings(step=1.5)
+    with pytest.raises(ValueError, match="warm_up 3 is for a shared start"):
+        Recipe(teacher, (0, 1), 8, OBJECTIVE, (SCHEDULE,), warm_up=3)
+    with pytest.raises(ValueError, match="leaves no place for the schedule's warm_start"):
+        warm = replace(SCHEDULE, warm_start=0.5, warm_updates=1)
+        Recipe(teacher, (0, 1), 8, OBJECTIVE, (warm,), shared_start=SETTINGS)
     with pytest.raises(ValueError, match="7 updates a round can't be shared by 3 batches; give a multiple"):
         StreamSettings(updates=7, batches=3)
     image = Generated(amortised.generator_of(teacher.preprocessing, SETTINGS), torch.randn(4, 8), 1e-2, torch.float32)

@@ -123,7 +123,7 @@ def test_a_cuda_graph_makes_the_images_of_the_plain_loop(teacher, monkeypatch):
     teacher.network.cuda()
     arguments = (teacher, LABELS, OBJECTIVE, SHORT)
     graphed = invert(*arguments, student=student().cuda())
-    monkeypatch.setattr(inversion, "_graphed", lambda terms_of, images: terms_of)
+    monkeypatch.setattr(inversion, "_graphed", lambda terms_of, updates, images: terms_of)
     plain = invert(*arguments, student=student().cuda())
     torch.testing.assert_close(graphed.images, plain.images, atol=1e-2, rtol=0)
     torch.testing.assert_close(graphed.history, plain.history, atol=1e-2, rtol=1e-2)

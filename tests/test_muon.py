@@ -4,14 +4,22 @@ import pytest
 import torch
 from torch import nn
 
-from dilib.muon import MOMENTUM, STEPS, Muon, orthogonalised
+from dilib.muon import ITERATIONS, Muon, orthogonalised
 
 RATES = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
 
 def network():
     torch.manual_seed(0)
-    layers = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 3), nn.Flatten(), nn.Linear(8 * 4 * 4, 4)
+    depthwise = nn.Conv2d(16, 16, 1, groups=16)
+    layers = (
+        nn.Conv2d(3, 16, 3),
+        nn.BatchNorm2d(16),
+        depthwise,
+        nn.Conv2d(16, 8, 3),
+        nn.Flatten(),
+        nn.Linear(8 * 4 * 4, 4),
+    )
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
@@ -28,12 +36,12 @@ def test_convolutions_take_torch_s_muon_steps_as_matrices_and_all_else_sgd_s():
     mine, filters, others = network(), [], []
     copies = [nn.Parameter(each.detach().clone()) for each in mine.parameters()]
     for index, copy in enumerate(copies):
-        if copy.ndim == 4:
+        if copy.ndim == 4 and copy.shape[1] > 1:
             copies[index] = nn.Parameter(copy.detach().flatten(1))
-        (filters if copy.ndim == 4 else others).append(copies[index])
-    muon = Muon(mine, filter_lr=0.05, filter_decay=0.1, **RATES)
+        (filters if copies[index].ndim == 2 and copy.ndim == 4 else others).append(copies[index])
+    muon = Muon(mine, filter_lr=0.05, filter_momentum=0.6, filter_decay=0.1, **RATES)
     theirs = [
-        torch.optim.Muon(filters, lr=0.05, weight_decay=0.1, momentum=MOMENTUM, ns_steps=STEPS),
+        torch.optim.Muon(filters, lr=0.05, weight_decay=0.1, momentum=0.6, ns_steps=ITERATIONS),
         torch.optim.SGD(others, **RATES, nesterov=True),
     ]
     before = [copy.detach().clone() for copy in copies]

@@ -112,7 +112,7 @@ def amortised_choice(study: Study) -> Choice:
     weights = {
         f"R_feature {feature:g}, R_compete {compete:g}": _weighing(how, alpha_f=feature, alpha_c=compete)
         for feature in (0.3, 1.0, 3.0)
-        for compete in (10.0, 100.0, 1000.0)
+        for compete in (10.0, 30.0, 100.0)
     }
     return _amortised(study, "amortised", "Amortised DeepInversion: α_f and α_c", weights)
 

@@ -96,9 +96,9 @@ def chosen(split: Split, count: int, seed: int) -> Split:
 def dreamt(study: Study, recipe: Recipe, count: int) -> Split:
     """The first `count` images that a recipe makes; its pool is filled as far as they reach.
 
-    Of a recipe with a shared start those after the `plain` ones, by which it is learnt.
+    With a shared start, the first after the warm-up.
     """
-    first = recipe.plain * recipe.batch_size
+    first = recipe.warm_up * recipe.batch_size
     batches = -(-(first + count) // recipe.batch_size)
     with bar(batches, f"images from {recipe.teacher.name}, seed {recipe.seed}") as progress:
         made = study.pool(recipe).split(first + count, progress.update)

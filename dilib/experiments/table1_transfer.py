@@ -138,7 +138,7 @@ def amortised_settings(study: Study, teacher: str) -> dict:
     """Everything but the teacher and the seed that images from a shared start depend on."""
     how = study.scale.amortised
     images = {"objective": how.objective[teacher], "schedule": how.schedule, "batch_size": how.batch_size}
-    return {**images, "amortised": how.settings, "plain": how.plain}
+    return {**images, "shared_start": how.settings, "warm_up": how.warm_up}
 
 
 def teaching_of(study: Study, pair: Pair, method: str) -> DistillationSettings:
@@ -173,6 +173,8 @@ def taught_by_inversion(
     teaching = teaching_of(study, pair, method)
     with counted(teaching.rounds, f"{pair_name(pair)}, {method}, seed {seed}") as on_round:
         run = _run(study, teacher, settings, seed, on_round)
+        if _images_are_gone(study, teacher, student, method, settings, seed, statistics):
+            run.checkpoint.unlink(missing_ok=True)  # others, made for the student as it ended, are not what taught it
         history = distill(teacher, student, batch, study.test, teaching, run)
     # What images learn from the student or from each other shows in the last batch; without it, the one batch that
     # starts from noise alone shows the method best.
@@ -203,8 +205,20 @@ def batches_of(
     """A method's batches by number, read, or made for the student as it is then if they compete with it."""
     if method == "amortised":
         return _amortised_pool(study, teacher, student, settings, seed).batch
-    pool = plain_pool(study, teacher, "deepinversion" if method == "adaptive" else method, statistics, seed)
-    return _adaptive_batches(study, pool, student, settings) if method == "adaptive" else pool.batch
+    if method != "adaptive":
+        return plain_pool(study, teacher, method, statistics, seed).batch
+    first, adaptive = _adaptive_pools(study, teacher, student, settings, seed, statistics)
+    return lambda index: (first if index < study.scale.adaptive_after else adaptive).batch(index)
+
+
+def _images_are_gone(study: Study, teacher: Classifier, student, method: str, settings: dict, seed: int, statistics):
+    """Whether none of the images is there that competed with the student; False where none do."""
+    if method == "amortised":
+        return not _amortised_pool(study, teacher, student, settings, seed).has(0)
+    if method == "adaptive":
+        _, adaptive = _adaptive_pools(study, teacher, student, settings, seed, statistics)
+        return not adaptive.has(study.scale.adaptive_after)
+    return False
 
 
 def plain_pool(study: Study, teacher: Classifier, method: str, statistics: int | str, seed: int) -> ImagePool:
@@ -225,16 +239,17 @@ def plain_pool(study: Study, teacher: Classifier, method: str, statistics: int |
     return study.pool(recipe)
 
 
-def _adaptive_batches(study: Study, first: ImagePool, student: nn.Module, settings: dict) -> Callable[[int], Batch]:
-    """The first, plain batches, then images that compete with the student as it is when they are made."""
-    objective = study.scale.objective[first.recipe.teacher.name]
+def _adaptive_pools(study: Study, teacher: Classifier, student: nn.Module, settings: dict, seed: int, statistics):
+    """The first, plain batches, and those that compete with the student as it is when they are made."""
+    first = plain_pool(study, teacher, "deepinversion", statistics, seed)
+    objective = study.scale.objective[teacher.name]
     recipe = replace(first.recipe, objective=objective, rival=Rival(settings, lambda: student))
 
-    def batch(index: int) -> Batch:
+    def earlier(index: int) -> Batch:
         return (first if index < study.scale.adaptive_after else adaptive).batch(index)
 
-    adaptive = study.pool(recipe, earlier=batch)
-    return batch
+    adaptive = study.pool(recipe, earlier=earlier)
+    return first, adaptive
 
 
 def _amortised_pool(study: Study, teacher: Classifier, student: nn.Module, settings: dict, seed: int) -> ImagePool:
@@ -254,8 +269,8 @@ def amortised_recipe(study: Study, teacher: Classifier, seed: int) -> Recipe:
         (how.schedule,),
         seed=seed,
         shuffled=True,
-        plain=how.plain,
-        amortised=how.settings,
+        warm_up=how.warm_up,
+        shared_start=how.settings,
     )
 
 

@@ -272,7 +272,7 @@ def _dreams_metrics(study: Study, network: str, method: str, seed: int, halved: 
     known = base(study, network, method, seed, halved)
     recipe, count = _recipe(study, network, known, method, seed), _images(study, network, known)
     # Batches from a shared start are made one after another.
-    processes = 1 if recipe.amortised else min(study.jobs, count // recipe.batch_size)
+    processes = 1 if recipe.shared_start else min(study.jobs, count // recipe.batch_size)
     side_by_side([partial(_fill, study, network, method, seed, halved)] * processes, study.jobs)
     made = dreamt(study, recipe, count)
     return {
@@ -307,8 +307,8 @@ def _dreams(study: Study, network: str, method: str) -> dict:
         dreams |= {
             "objective": amortised.objective[network].deepinversion(),
             "schedules": (amortised.schedule,),
-            "plain": amortised.plain,
-            "amortised": amortised.settings,
+            "warm_up": amortised.warm_up,
+            "shared_start": amortised.settings,
         }
     return dreams
 

@@ -83,7 +83,7 @@ def _round(teacher: Classifier, student: nn.Module, how: Amortised) -> None:
         (how.schedule,),
         shuffled=True,
         rival=Rival({}, lambda: student),
-        amortised=how.settings,
+        shared_start=how.settings,
     )
     test = torch.zeros((10, *RGB.shape), device=teacher.device), torch.arange(10, device=teacher.device)
     with TemporaryDirectory() as folder:

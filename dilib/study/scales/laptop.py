@@ -91,13 +91,8 @@ SCALE = settings.Scale(
         AmortisedSettings(),
         batch_size=128,
         schedule=Schedule(((32, 10),), lr=2e-3, jitter=2),
-        objective={
-            "vgg11_bn": Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=3.0, alpha_c=1000.0),  # chosen (13_choices)
-            **dict.fromkeys(
-                ("resnet34", "resnet18"), Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=1000.0)
-            ),
-        },
-        plain=10,
+        objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=100.0)),
+        warm_up=10,
         student=dict(zip(PAIRS, (_streamed(8, 140), _streamed(9, 140), _streamed(12, 140)), strict=True)),
     ),
     dafl=GeneratorSettings(width=64, lr=2e-3, temperature=20.0),

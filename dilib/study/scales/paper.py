@@ -6,7 +6,7 @@ from dilib.amortised import AmortisedSettings
 from dilib.baselines.dafl import GeneratorSettings
 from dilib.baselines.gan import GanSettings
 from dilib.compression.pruning import PruningSettings
-from dilib.continual.extension import ExtensionSettings
+from dilib.continual.extension import CONTINUAL_METHODS, ExtensionSettings
 from dilib.distillation import DistillationSettings, PoolSettings, StreamSettings
 from dilib.inversion import Objective, Schedule
 from dilib.study.scales import settings
@@ -39,7 +39,7 @@ SCALE = settings.Scale(
         batch_size=128,
         schedule=Schedule(((32, 10),), lr=2e-3, jitter=2),
         objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=100.0)),
-        plain=10,
+        warm_up=10,
         student=dict.fromkeys(PAIRS, StreamSettings(rounds=100, updates=490, lr=0.1, decay="linear", batches=10)),
     ),
     dafl=GeneratorSettings(),
@@ -102,6 +102,7 @@ SCALE = settings.Scale(
         },
         added=("cub200", "flowers102"),
         size=224,
+        methods=tuple(method for method in CONTINUAL_METHODS if method != "amortised"),
         binary=TrainingSettings(epochs=1, lr=0.01, shift=16),
     ),
     compression=settings.Compression(

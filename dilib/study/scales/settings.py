@@ -113,7 +113,7 @@ class Continual:
     lr: dict[str, float] = field(default_factory=dict)
     roles: tuple[str, ...] = ("first", "second")
     size: int = 32
-    methods: tuple[str, ...] = tuple(CONTINUAL_METHODS)
+    methods: tuple[str, ...] = tuple(CONTINUAL_METHODS)  # on ImageNet without "amortised", whose images are small
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,14 @@ class ImageNet:
 class Amortised:
     """Beside the paper's methods: images from a shared start, by `schedule`, and students that are taught on many.
 
-    `objective` is by teacher, `student` by teacher and student. The first `plain` batches compete with nobody.
+    `objective` is by teacher, `student` by teacher and student. The first `warm_up` batches compete with nobody.
     """
 
     settings: AmortisedSettings
     batch_size: int
     schedule: Schedule
     objective: dict[str, Objective]
-    plain: int
+    warm_up: int
     student: dict[tuple[str, str], StreamSettings]
 
 

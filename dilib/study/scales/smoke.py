@@ -43,7 +43,7 @@ SCALE = settings.Scale(
         batch_size=50,
         schedule=Schedule(((32, 2),), lr=2e-3, jitter=2),
         objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0)),
-        plain=2,
+        warm_up=2,
         student=dict.fromkeys(
             PAIRS, StreamSettings(rounds=2, updates=6, batch_size=50, shift=1, flip=False, batches=3)
         ),
