@@ -29,7 +29,7 @@ def every_cell(study, added=()):
         yield from (imagenet.variant_cell(study, name) for name in imagenet.VARIANTS)
         yield from _continual(study, added)
         return
-    for choice in choices.every_choice(study):
+    for choice in (*choices.every_choice(study), *choices.ingredients(study)):
         yield from (choices.trial_cell(study, choice, value) for value in choice.scales)
     yield from (choices.held_out_cell(study, method) for method in table1_transfer.METHODS)
     for name in study.scale.teachers:

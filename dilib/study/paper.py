@@ -145,13 +145,13 @@ class Experiment:
 
 
 EXPERIMENTS = (
-    Experiment("Table 1", "five methods over three pairs of networks", "02_table1_transfer", "table1.csv"),
+    Experiment("Table 1", "each method over three pairs of networks", "02_table1_transfer", "table1.csv"),
     Experiment("Table 2", "images of one classifier judged by others", "07_imagenet", "table2.csv"),
     Experiment("Table 3", "Inception Score of DI and DeepDream", "07_imagenet", "table3.csv"),
     Experiment("Table 4", "pruned networks tuned on each source of images", "10_table4_pruning", "table4.csv"),
     Experiment("Table 5", "accuracy, FLOPs and latency by ranking", "10_table4_pruning", "table5.csv"),
     Experiment("Table 6", "transfer from scratch by source and schedule", "08_table6_from_scratch", "table6.csv"),
-    Experiment("Table 7", "data sets added to a classifier, five methods", "09_table7_continual", "table7.csv"),
+    Experiment("Table 7", "data sets added to a classifier, by each method", "09_table7_continual", "table7.csv"),
     Experiment("Table 8", "feature statistics from few images", "03_table8_statistics", "table8.csv"),
     Experiment("Table 9", "Taylor and hardware-aware ranking at equal latency", "10_table4_pruning", "table9.csv"),
     Experiment("Table 10", "ranking with labels and without", "10_table4_pruning", "table10.csv"),
