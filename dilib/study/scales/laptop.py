@@ -125,7 +125,14 @@ SCALE = settings.Scale(
         old=(0, 1, 2, 5, 8),  # top, trouser, pullover, sandal, bag; new: dress, coat, shirt, sneaker, ankle boot
         binary=TrainingSettings(epochs=1, lr=0.05),
         deepdream_tv=1e-4,
-        lr={"lwf_mc": 0.15, "deepdream": 0.05, "deepinversion": 0.5, "oracle_distill": 0.15, "oracle_classify": 0.15},
+        lr={
+            "lwf_mc": 0.15,
+            "deepdream": 0.05,
+            "deepinversion": 0.5,
+            "amortised": 0.5,
+            "oracle_distill": 0.15,
+            "oracle_classify": 0.15,
+        },
     ),
     continual_imagenet=LITE_CONTINUAL,
     compression=settings.Compression(
