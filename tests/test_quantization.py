@@ -104,7 +104,7 @@ def test_bits_out_of_range_are_refused(network):
 
 def test_cells_of_every_source(tmp_path):
     study = Study.open("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
-    assert quantization.available(study) == ["noise", "real", "proxy", "gan", "deepinversion"]
+    assert quantization.available(study) == ["noise", "real", "proxy", "gan", "deepinversion", "amortised"]
     tasks = [(source, bits, bits == 4) for source in quantization.available(study) for bits in (8, 4)]
     cells = dict(zip(tasks, study.run(quantization.quantized_cell(study, *task) for task in tasks), strict=True))
     eight, four = cells["real", 8, False], cells["real", 4, True]

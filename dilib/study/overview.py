@@ -94,14 +94,15 @@ def summary(found: Sequence[Results]) -> str:
 
 
 def key_numbers(found: Sequence[Results]) -> str:
-    """A table of KEY_NUMBERS, one column for each study that has any of them, and the paper's beside them."""
+    """A table of those KEY_NUMBERS that a study has, one column for each that has any, and the paper's beside them."""
     ours = {each.name: [_number(each.folder, *place) for place in KEY_NUMBERS.values()] for each in found}
     ours = {name: column for name, column in ours.items() if any(text for text, _ in column)}
     if not ours:
         return ""
     table = pd.DataFrame({name: [text for text, _ in column] for name, column in ours.items()}, index=KEY_NUMBERS)
+    there = table.astype(bool).any(axis=1)
     paper = [next((quoted for _, quoted in row if quoted), "") for row in zip(*ours.values(), strict=True)]
-    return markdown(table.assign(**{"the paper": paper}).rename_axis("top-1, %"))
+    return markdown(table.assign(**{"the paper": paper})[there].rename_axis("top-1, %"))
 
 
 def _number(folder: Path, table: int, row: str, column: str) -> tuple[str, str]:
