@@ -98,14 +98,14 @@ def test_no_results_are_refused_in_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: no results in {tmp_path}; run `make reproduce` first\n"
 
 
-def test_key_numbers_have_deviations_gaps_and_the_paper_s_beside_them(results):
+def test_key_numbers_have_deviations_and_the_paper_s_beside_them(results):
     row, column = "DeepInversion (+R_feature)", "VGG-11-BN to VGG-11-BN"
     entries = [["table1", row, column, "top1", 84.93, 0.64, 3, 84.16], ["table1", "DAFL", column, "top1", 1, 1, 1, 2]]
     pd.DataFrame(entries, columns=COLUMNS).to_csv(results / "laptop" / "digits" / "table1.csv", index=False)
     lines = [[field.strip() for field in line.split("|")[1:-1]] for line in _key_numbers(results)]
     assert lines[0] == ["top-1, %", "Digits, laptop", "the paper"]  # the other study has none of them
     assert ["Student on DeepInversion's images", "84.9 ± 0.6", "84.2"] in lines
-    assert ["Half removed, tuned on real images", "", ""] in lines
+    assert len(lines) == 3, "numbers that no study has are left out"
 
 
 def _key_numbers(results):
