@@ -114,6 +114,8 @@ class Recipe:
         watch: Callable[[int, Tensor], None] | None = None,
     ) -> Inversion:
         """Batch `index`, from earlier images and their labels (`start`) or from noise; `watch` as in `invert`."""
+        if self.shared_start:
+            raise ValueError("batches with a shared start are made one after another; use make_from")
         images, labels = start or (None, self.labels(index))
         return invert(*self._problem(index, labels), start=images, watch=watch, **self._options(index))
 

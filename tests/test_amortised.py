@@ -16,6 +16,7 @@ from dilib.parameterisation import Generated
 from dilib.pool import Batch, ImagePool
 from dilib.recipe import Recipe
 from dilib.study.workers import side_by_side
+from dilib.timing import one_thread
 
 SETTINGS = AmortisedSettings(latents=8, width=8)
 OBJECTIVE = Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0).deepinversion()
@@ -137,7 +138,8 @@ def test_processes_that_fill_one_pool_make_what_one_process_would(tmp_path, reci
     two, one = ImagePool(tmp_path / "two", _recipe()), ImagePool(tmp_path / "one", _recipe())
     for index in range(4):
         assert two.has(index), "made by one of the processes"
-        assert torch.equal(two.batch(index).images, one.batch(index).images)
+        with one_thread():  # as workers have: sums differ in the last digits by the number of threads
+            assert torch.equal(two.batch(index).images, one.batch(index).images)
 
 
 def _fill(folder):
@@ -172,6 +174,8 @@ def test_each_of_a_round_s_batches_is_followed_by_its_share_of_the_updates(teach
 def test_bad_settings_are_refused(teacher):
     with pytest.raises(ValueError, match=r"step 1\.5 is out of range; choose from 0 \(forget\) to 1 \(keep all\)"):
         AmortisedSettings(step=1.5)
+    with pytest.raises(ValueError, match="made one after another; use make_from"):
+        _recipe().make(0)
     with pytest.raises(ValueError, match="warm_up 3 is for a shared start"):
         Recipe(teacher, (0, 1), 8, OBJECTIVE, (SCHEDULE,), warm_up=3)
     with pytest.raises(ValueError, match="leaves no place for the schedule's warm_start"):

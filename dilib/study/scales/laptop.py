@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from dilib.amortised import AmortisedSettings
 from dilib.baselines.dafl import GeneratorSettings
 from dilib.baselines.gan import GanSettings
 from dilib.compression.pruning import PruningSettings
@@ -88,11 +87,6 @@ SCALE = settings.Scale(
     schedule={"vgg11_bn": WARM, "resnet34": SCHEDULE},
     distillation=dict(zip(PAIRS, (_taught(14, 100), _taught(14, 110), _taught(6, 180)), strict=True)),
     amortised=settings.Amortised(
-        AmortisedSettings(),
-        batch_size=128,
-        schedule=Schedule(((32, 10),), lr=2e-3, jitter=2),
-        objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=100.0)),
-        warm_up=10,
         student=dict(zip(PAIRS, (_streamed(8, 140), _streamed(9, 140), _streamed(12, 140)), strict=True)),
     ),
     dafl=GeneratorSettings(width=64, lr=2e-3, temperature=20.0),

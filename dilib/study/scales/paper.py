@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from dilib.amortised import AmortisedSettings
 from dilib.baselines.dafl import GeneratorSettings
 from dilib.baselines.gan import GanSettings
 from dilib.compression.pruning import PruningSettings
@@ -35,11 +34,6 @@ SCALE = settings.Scale(
     schedule=dict.fromkeys(TEACHERS, SCHEDULE),
     distillation=by_pair(975, 50),  # 250 epochs of 195 updates
     amortised=settings.Amortised(
-        AmortisedSettings(),
-        batch_size=128,
-        schedule=Schedule(((32, 10),), lr=2e-3, jitter=2),
-        objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=100.0)),
-        warm_up=10,
         student=dict.fromkeys(PAIRS, StreamSettings(rounds=100, updates=490, lr=0.1, decay="linear", batches=10)),
     ),
     dafl=GeneratorSettings(),

@@ -185,12 +185,16 @@ class Amortised:
     `objective` is by teacher, `student` by teacher and student. The first `warm_up` batches compete with nobody.
     """
 
-    settings: AmortisedSettings
-    batch_size: int
-    schedule: Schedule
-    objective: dict[str, Objective]
-    warm_up: int
     student: dict[tuple[str, str], StreamSettings]
+    settings: AmortisedSettings = field(default_factory=AmortisedSettings)
+    batch_size: int = 128
+    schedule: Schedule = field(default_factory=lambda: Schedule(((32, 10),), lr=2e-3, jitter=2))
+    objective: dict[str, Objective] = field(
+        default_factory=lambda: dict.fromkeys(
+            TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=100.0)
+        )
+    )
+    warm_up: int = 10
 
 
 @dataclass(frozen=True)

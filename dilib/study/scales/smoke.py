@@ -39,7 +39,7 @@ SCALE = settings.Scale(
     schedule={"vgg11_bn": replace(SCHEDULE, warm_start=0.9, warm_updates=8), "resnet34": SCHEDULE},
     distillation=dict.fromkeys(PAIRS, _taught(3, 8)),
     amortised=settings.Amortised(
-        AmortisedSettings(latents=16, width=8),
+        settings=AmortisedSettings(latents=16, width=8),
         batch_size=50,
         schedule=Schedule(((32, 2),), lr=2e-3, jitter=2),
         objective=dict.fromkeys(TEACHERS, Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0)),
