@@ -171,6 +171,6 @@ NATURAL = replace(
         "resnet34": replace(SCHEDULE, stages=((16, 120), (32, 60))),
     },
     distillation=dict(zip(PAIRS, (_taught(20, 100), _taught(20, 80), _taught(14, 120)), strict=True)),
-    amortised=replace(SCALE.amortised, student=dict.fromkeys(PAIRS, _streamed(17, 160))),
+    amortised=replace(SCALE.amortised, student=dict.fromkeys(PAIRS, _streamed(15, 160))),
     continual=replace(SCALE.continual, added=("digits", "photographs"), old=(0, 1, 3, 5, 8)),
 )
