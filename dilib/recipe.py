@@ -39,9 +39,9 @@ class Recipe:
     """How every batch of a pool is made; batches take turns with the `schedules`.
 
     Labels run through `classes` again and again, or, `shuffled`, are balanced within each batch and in random order.
-    With a `shared_start` each batch begins where earlier ones led, and the first `warm_up`, while little is learnt,
-    compete with no student. Without that, a warm start, or a student in training, a batch depends on nothing but the
-    recipe and its index.
+    The first `warm_up` batches, while little is learnt, compete with no student. With a `shared_start` each batch
+    begins where earlier ones led. Without that, a warm start, or a student in training, a batch depends on nothing but
+    the recipe and its index.
     """
 
     teacher: Classifier
@@ -59,8 +59,6 @@ class Recipe:
 
     def __post_init__(self):
         check_seed(self.seed)
-        if self.warm_up and not self.shared_start:
-            raise ValueError(f"warm_up {self.warm_up} is for a shared start, of which there is none; leave it at 0")
         if self.shared_start and any(schedule.warm_start for schedule in self.schedules):
             raise ValueError("a shared start leaves no place for the schedule's warm_start; set that to 0")
 

@@ -176,8 +176,6 @@ def test_bad_settings_are_refused(teacher):
         AmortisedSettings(step=1.5)
     with pytest.raises(ValueError, match="made one after another; use make_from"):
         _recipe().make(0)
-    with pytest.raises(ValueError, match="warm_up 3 is for a shared start"):
-        Recipe(teacher, (0, 1), 8, OBJECTIVE, (SCHEDULE,), warm_up=3)
     with pytest.raises(ValueError, match="leaves no place for the schedule's warm_start"):
         warm = replace(SCHEDULE, warm_start=0.5, warm_updates=1)
         Recipe(teacher, (0, 1), 8, OBJECTIVE, (warm,), shared_start=SETTINGS)

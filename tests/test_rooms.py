@@ -1,10 +1,10 @@
-"""Imports go one way: method ← baselines, compression, continual ← study ← experiments ← commands."""
+"""Imports go one way: method ← baselines, compression, continual ← calls, study ← experiments ← commands."""
 
 import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "dilib"
-ROOMS = (("",), ("baselines", "compression", "continual"), ("study",), ("experiments",), ("commands",))
+ROOMS = (("",), ("baselines", "compression", "continual"), ("calls", "study"), ("experiments",), ("commands",))
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 
 

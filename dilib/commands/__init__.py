@@ -1,8 +1,9 @@
-"""What is run from a shell: python -m dilib.commands.NAME. Ctrl-C and SIGTERM take one line, at any moment."""
+"""What is run from a shell: dilib COMMAND. Ctrl-C and SIGTERM take one line, at any moment."""
 
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -18,6 +19,7 @@ def _stop(number: int, _) -> NoReturn:
     sys.exit(128 + number)
 
 
-if sys.argv[0] == "-m":  # by `python -m`, which imports this before the command, whose own imports take seconds
+# By `python -m` or the console script, which import this before the command, whose own imports take seconds.
+if sys.argv[0] == "-m" or Path(sys.argv[0]).stem == "dilib":
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)

@@ -1,0 +1,76 @@
+"""What a plan costs on this machine, by trying a little of it, and how much of it a budget pays for."""
+
+import itertools
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dilib.calls.plans import Plan
+from dilib.classifier import Classifier
+from dilib.distillation import PoolSettings, distill_on_pool
+from dilib.inversion import Inversion
+from dilib.recipe import Recipe, Rival
+from dilib.structure import copied
+
+TRIED = 4  # updates, of which the first does not count
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a batch of images and of a student's update, and R_feature of images that nothing was done to."""
+
+    batch: float
+    update: float
+    distance: float
+
+    def round(self, plan: Plan) -> float:
+        """Seconds of a round of teaching, its images included."""
+        return plan.teaching.batches * self.batch + plan.teaching.updates * self.update
+
+
+def check_budget(minutes: float | None, updates: int | None) -> None:
+    """Raise ValueError for a budget of nothing."""
+    for name, value in {"minutes": minutes, "updates": updates}.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} {value} is no budget; give a number above 0")
+
+
+def measured(plan: Plan, teacher: Classifier, student: nn.Module | None, seed: int = 0) -> Cost:
+    """The cost of a plan, from a few updates of each kind; neither network is changed."""
+    rival = None if student is None else Rival({}, copied(student).eval)
+    recipe = replace(plan.recipe(teacher, tuple(range(teacher.structure().classes)), seed, rival), warm_up=0)
+    seconds = 0.0
+    for stage in recipe.schedule(0).stages:
+        made, each = _timed(replace(recipe, schedules=(replace(plan.schedule, stages=((stage[0], TRIED),)),)))
+        seconds += each * stage[1]
+        distance = made.history[0, 2].item()  # at the last resolution in the end
+    update = 0.0
+    if student is not None:
+        settings = PoolSettings(batch_size=plan.teaching.batch_size, shift=plan.teaching.shift)
+        update = update_seconds(teacher, student, teacher.preprocessing.to_pixels(made.images).cpu(), settings)
+    return Cost(seconds, update, distance)
+
+
+def _timed(recipe: Recipe) -> tuple[Inversion, float]:
+    """A batch of a few updates, and the seconds of one."""
+    ends: list[float] = []
+
+    def watch(done: int, images: Tensor) -> None:
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+
+    if recipe.shared_start:
+        made, _ = recipe.make_from(0, recipe.first_start(), watch)
+    else:
+        made = recipe.make(0, watch=watch)
+    return made, statistics.median(after - before for before, after in itertools.pairwise(ends))
+
+
+def update_seconds(teacher: Classifier, student: nn.Module, pixels: Tensor, settings: PoolSettings) -> float:
+    """Seconds of an update of a copy of the student on images, uint8 (N, C, H, W)."""
+    brief = replace(settings, rounds=TRIED, updates=1)
+    return statistics.median(distill_on_pool(teacher, copied(student), pixels, None, brief)["seconds"][1:])

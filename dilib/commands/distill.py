@@ -1,0 +1,38 @@
+"""Teach a student what a trained network knows, without its data."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from dilib.calls import distill as call
+from dilib.calls.plans import METHODS
+from dilib.commands.given import answered, parser_of, real_images, teacher_of
+from dilib.weights import network_at
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Teach what is asked for; 0 on success, 2 on bad input."""
+    parser = parser_of("distill", __doc__)
+    parser.add_argument("--student", required=True, help="package.module:function that makes it")
+    parser.add_argument("--method", default=METHODS[0], help=f"how images are made: {', '.join(METHODS)}")
+    parser.add_argument("--minutes", type=float, default=10.0, help="about how long it may take (default: 10)")
+    parser.add_argument("--updates", type=int, help="of the student, in place of minutes")
+    parser.add_argument("--test", type=Path, help="real images in FOLDER/CLASS/, if there are any, to look at")
+    options = parser.parse_args(arguments)
+    return answered(lambda: _taught(options))
+
+
+def _taught(options: argparse.Namespace) -> Iterator[str]:
+    teacher = teacher_of(options)
+    test = real_images(options.test, teacher)
+    torch.manual_seed(options.seed)
+    student = network_at(options.student)
+    how = {name: getattr(options, name) for name in ("method", "minutes", "updates", "seed")}
+    taught = call.distill(teacher, student, options.folder, test=test, **how)
+    last = {name: values[-1] for name, values in taught.history.items()}
+    yield f"The student saw {len(taught.pool):,} images in {sum(taught.history['seconds']) / 60:.1f} minutes."
+    if test:
+        yield f"It names {last['student_on_test']:.1f} % of the test images."
+    yield f"Its weights are {options.folder / call.STUDENT}, the last images {options.folder / call.CONTACT}"
