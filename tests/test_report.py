@@ -1,12 +1,15 @@
+import base64
+import io
 import json
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from dilib.commands import report
-from dilib.study import overview
+from dilib.study import overview, page
 from dilib.study.claims import FAILS, HOLDS, IN_PART
 from dilib.study.criteria import CLAIMS
 from dilib.study.paper import EXPERIMENTS
@@ -84,13 +87,48 @@ def test_what_comes_from_elsewhere_is_shown_as_text(results):
     assert len(re.findall(r"(?<!\\)\|", header)) == len(re.findall(r"(?<!\\)\|", line)) == 5
 
 
+def test_a_notebook_s_page_holds_its_tables_and_pictures_and_nothing_that_runs(tmp_path):
+    encoded = io.BytesIO()
+    Image.new("RGB", (3000, 10)).save(encoded, "png")
+    shown = [
+        {"data": {"image/png": base64.b64encode(encoded.getvalue()).decode()}},
+        {"data": {"text/html": "<style>x</style><table onclick='x()'><td>1 &lt; 2<script>y()</script></td></table>"}},
+        {"data": {"text/plain": "plain <b>"}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": "# Title\n$\\alpha_f$ <script>z()</script>"},
+        {"cell_type": "code", "source": "x < y", "outputs": shown},
+    ]
+    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": cells}))
+    found = page.notebook_page(tmp_path / "n.ipynb")
+    assert "<math" in found
+    assert "<table><td>1 &lt; 2y()</td></table>" in found
+    assert "plain &lt;b&gt;" in found
+    picture = base64.b64decode(re.search(r'src="data:image/webp;base64,([^"]+)"', found)[1])
+    assert Image.open(io.BytesIO(picture)).size == (page.WIDTH, 5)
+    assert "<script" not in found
+    assert "onclick" not in found
+
+
+def test_the_page_s_verdicts_are_coloured_and_its_pictures_inside(results):
+    Image.new("RGB", (8, 8)).save(results / "laptop" / "digits" / "table1.png")
+    assert report.main(["--results", str(results)]) == 0
+    found = (results / "REPORT.html").read_text()
+    assert '<span class="verdict holds">holds</span></td>' in found
+    assert '<details class="study" name="study"><summary>Digits, laptop</summary>' in found
+    assert 'src="data:image/webp;base64,' in found
+    for anchor in re.findall(r'<a href="#([^"]+)"', found):
+        assert f'<section id="{anchor}">' in found
+    assert 'src="laptop' not in found
+
+
 def test_an_experiment_without_numbers_counts_as_not_run(results):
     found = overview.studies(results)
-    line = next(line for line in overview._experiments(found).splitlines() if "| Table 1 " in line)
+    line = next(line for line in overview.experiments_of(found).splitlines() if "| Table 1 " in line)
     assert "Digits, laptop" in line  # two seeds
     assert "My own" not in line  # none
-    assert "`paper` scale has not been run" in overview._experiments(found)
-    assert "`gpu` scale" not in overview._experiments(found)
+    assert "`paper` scale has not been run" in overview.experiments_of(found)
+    assert "`gpu` scale" not in overview.experiments_of(found)
 
 
 def test_no_results_are_refused_in_one_line(tmp_path, capsys):

@@ -155,13 +155,13 @@ def overview(found: Sequence[Results], step_times: pd.DataFrame, differences: st
         summary(found),
         _evidence(found),
         f"## What the notebooks conclude\n\n{text}" if (text := conclusions(found)) else "",
-        _experiments(found),
-        _tables(found),
-        _figures(found),
-        _speed(step_times),
+        experiments_of(found),
+        tables_of(found),
+        figures_of(found),
+        speed_of(step_times),
         f"## What differs from the paper\n\n{differences}" if differences else "",
-        _choices(found),
-        _provenance(found),
+        choices_of(found),
+        provenance_of(found),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -179,7 +179,7 @@ def _evidence(found: Sequence[Results]) -> str:
     return "\n\n".join(lines)
 
 
-def _experiments(found: Sequence[Results]) -> str:
+def experiments_of(found: Sequence[Results]) -> str:
     """For each experiment of the paper: its notebook, and where it was run."""
     rows = [
         {
@@ -201,7 +201,7 @@ def _where(found: Sequence[Results], each: Experiment) -> str:
     return ", ".join(f"[{in_markdown(study.name)}]({study.place}/REPORT.md)" for study in ran) or "not run"
 
 
-def _tables(found: Sequence[Results]) -> str:
+def tables_of(found: Sequence[Results]) -> str:
     """All tables, by number, of each study that has them."""
     paths = [path for each in found for path in each.folder.glob(report.TABLES)]
     named = {each.folder: each.name for each in found}
@@ -213,7 +213,7 @@ def _tables(found: Sequence[Results]) -> str:
     return "\n\n".join(parts)
 
 
-def _figures(found: Sequence[Results]) -> str:
+def figures_of(found: Sequence[Results]) -> str:
     parts = ["## Figures"]
     for name, caption in report.FIGURES.items():
         for each in found:
@@ -222,21 +222,21 @@ def _figures(found: Sequence[Results]) -> str:
     return "\n\n".join(parts)
 
 
-def _choices(found: Sequence[Results]) -> str:
+def choices_of(found: Sequence[Results]) -> str:
     """What was chosen on validation images, and from which values, by study."""
     paths = {each.name: each.folder / report.CHOICES for each in found}
     texts = [f"### {in_markdown(name)}\n\n{read_text(path)}" for name, path in paths.items() if path.exists()]
     return "\n\n".join(["## What was chosen", *texts]) if texts else ""
 
 
-def _speed(step_times: pd.DataFrame) -> str:
+def speed_of(step_times: pd.DataFrame) -> str:
     if not len(step_times):
         return ""
     table = markdown(step_times, index=False, floatfmt=".3g")
     return f"## A step's time\n\nBy `make bench`; the floor is the network's bare forward and backward pass.\n\n{table}"
 
 
-def _provenance(found: Sequence[Results]) -> str:
+def provenance_of(found: Sequence[Results]) -> str:
     """Number and minutes of each study's cells, by device, and what whole notebooks took."""
     made = pd.concat([pd.DataFrame(report.cells(each.folder)).assign(study=each.name) for each in found])
     by_device = made.groupby(["study", "device"], sort=False)
