@@ -135,7 +135,8 @@ def test_what_each_notebook_took_is_kept(run):
         made = pd.read_csv(place / "runs.csv")
         assert made["cells made"].sum() == len(list(place.glob("**/cells/*.json")))
         notebooks += list(made["notebook"])
-    assert sorted(notebooks) == [source.stem for source in SOURCES]
+    keeps_no_cells = "12_your_own_network"
+    assert sorted(notebooks) == [source.stem for source in SOURCES if source.stem != keeps_no_cells]
 
 
 def test_a_second_run_reads_its_cells_and_agrees(run):

@@ -47,21 +47,22 @@ def prune(
     *,
     filters: float = 0.5,
     minutes: float = 5.0,
+    updates: int | None = None,
     test: tuple[Tensor, Tensor] | None = None,
     folder: Path | str | None = None,
     seed: int = 0,
 ) -> Compressed:
     """Remove this share of the teacher's `filters`, ranked on `images`, and tune what is left on them. Eqs. 10, 12.
 
-    `images` are a pool, or uint8 (N, C, H, W). Ranking and tuning take about so many `minutes` together. With a
-    `folder`, weights and what stays are written there, for `load_pruned`.
+    `images` are a pool, or uint8 (N, C, H, W). Tuning takes about so many `minutes`, or `updates`
+    where they are given. With a `folder`, weights and what stays are written there, for `load_pruned`.
     Raises ValueError for bad input and for a network whose filters can't be removed.
 
     Example:
         >>> smaller = prune(teacher, make_images(teacher, "my-images", 1024), filters=0.5)
     """
     check_seed(seed)
-    budget.check_budget(minutes, None)
+    budget.check_budget(minutes, updates)
     teacher, pixels = _as_fast_as_it_goes(teacher), pixels_of(images, teacher)
     test = split_of(test, teacher, teacher.structure().classes)
     target, groups = Target("filters", filters), pruning.coupled(teacher)
@@ -70,7 +71,7 @@ def prune(
         batches = _batches(teacher, pixels, ranking, seed, shown)
         found = pruning.prune(teacher, batches, ranking, target)
     network = pruning.removed(teacher, found.kept).eval()
-    tuned = _tuned(teacher, network, pixels, test, _tuning(teacher, lr=0.05), minutes, seed)
+    tuned = _tuned(teacher, network, pixels, test, _tuning(teacher, lr=0.05), (minutes, updates), seed)
     if folder is not None:
         masks = {group.convolutions[0]: stays for group, stays in found.kept.items()}
         write_atomically(Path(folder) / KEPT, save(masks, {"format": "pt"}))
@@ -93,6 +94,7 @@ def quantize(
     *,
     bits: int = 4,
     minutes: float = 5.0,
+    updates: int | None = None,
     test: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
 ) -> Compressed:
@@ -105,13 +107,13 @@ def quantize(
         >>> on_four_bits = quantize(teacher, make_images(teacher, "my-images", 1024), bits=4).network
     """
     check_seed(seed)
-    budget.check_budget(minutes, None)
+    budget.check_budget(minutes, updates)
     teacher, pixels = _as_fast_as_it_goes(teacher), pixels_of(images, teacher)
     test = split_of(test, teacher, teacher.structure().classes)
     network = quantization.quantized(teacher.network, teacher.preprocessing.normalise(pixels[:CALIBRATING]), bits)
     # bfloat16 is itself coarser than eight bits.
     exact = replace(teacher, precision=torch.promote_types(teacher.dtype, torch.float32))
-    return _tuned(exact, network, pixels, test, _tuning(teacher, lr=FOLDED_LR), minutes, seed)
+    return _tuned(exact, network, pixels, test, _tuning(teacher, lr=FOLDED_LR), (minutes, updates), seed)
 
 
 def _as_fast_as_it_goes(teacher: Classifier) -> Classifier:
@@ -148,13 +150,14 @@ def _tuned(
     pixels: Tensor,
     test: Split | None,
     settings: PoolSettings,
-    minutes: float,
+    allowed: tuple[float, int | None],
     seed: int,
 ) -> Compressed:
-    """The network, taught in place to say what the teacher says of the images, for so many minutes."""
+    """The network, taught in place to say what the teacher says of the images, for so many minutes or updates."""
+    minutes, updates = allowed
     before = None if test is None else split_accuracy(teacher.with_network(network), test)
-    each = budget.update_seconds(teacher, network, pixels, settings)
-    settings = replace(settings, updates=max(1, int(60 * minutes / each / ROUNDS)))
+    updates = updates or 60 * minutes / budget.update_seconds(teacher, network, pixels, settings)
+    settings = replace(settings, updates=max(1, int(updates / ROUNDS)))
     with counted(ROUNDS, f"tuning {type(network).__name__}") as on_round:
         distill_on_pool(teacher, network, pixels, None, settings, Run(seed, on_round=on_round))
     after = None if test is None else split_accuracy(teacher.with_network(network), test)

@@ -48,7 +48,7 @@ def distill(
     folder: Path | str,
     *,
     method: str = "amortised",
-    minutes: float = 10.0,
+    minutes: float = 12.0,
     updates: int | None = None,
     test: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
@@ -63,7 +63,7 @@ def distill(
 
     Example:
         >>> teacher = Classifier(my_network.eval(), Preprocessing((0.491, 0.482, 0.447), (0.247, 0.243, 0.262), 32))
-        >>> taught = distill(teacher, smaller_network, "my-run", minutes=10)
+        >>> taught = distill(teacher, smaller_network, "my-run", minutes=12)
     """
     folder, plan = Path(folder), plan_for(teacher.preprocessing, method)
     check_seed(seed)

@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = parser_of("distill", __doc__)
     parser.add_argument("--student", required=True, help="package.module:function that makes it")
     parser.add_argument("--method", default=METHODS[0], help=f"how images are made: {', '.join(METHODS)}")
-    parser.add_argument("--minutes", type=float, default=10.0, help="about how long it may take (default: 10)")
+    parser.add_argument("--minutes", type=float, default=12.0, help="about how long it may take (default: 12)")
     parser.add_argument("--updates", type=int, help="of the student, in place of minutes")
     parser.add_argument("--test", type=Path, help="real images in FOLDER/CLASS/, if there are any, to look at")
     options = parser.parse_args(arguments)

@@ -14,12 +14,12 @@ DIFFERENCES = "## What differs from the paper"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """REPORT.md and .html, the README's summaries and docs/settings.md; 0 on success, 2 where results are damaged."""
+    """The report and its page, the summaries in README and docs; 0 on success, 2 where results are damaged."""
     parser = argparse.ArgumentParser(prog="python -m dilib.commands.report", description=__doc__)
     parser.add_argument("--results", default="results", help="folder of all results")
     parser.add_argument(
         "--readme",
-        help="a README whose summaries are renewed, with docs/settings.md beside it, and whose differences are quoted",
+        help="a README whose summaries, and those of docs/ beside it, are renewed; differences are quoted from there",
     )
     options = parser.parse_args(arguments)
     results, readme = Path(options.results), Path(options.readme) if options.readme else None
@@ -36,14 +36,16 @@ def _write(results: Path, readme: Path | None) -> None:
     found = studies(results)
     if not found:
         raise ValueError(f"no results in {results}; run `make reproduce` first")
-    before = readme.read_text("utf-8") if readme else ""
-    measured, differences = step_times.measured(results), _section(before, DIFFERENCES)
+    documents = [readme, *sorted((readme.parent / "docs").glob("*.md"))] if readme else []
+    texts = {path: path.read_text("utf-8") for path in documents}
+    measured, differences = step_times.measured(results), _section("".join(texts.values()), DIFFERENCES)
     write_atomically(results / "REPORT.md", overview(found, measured, differences).encode())
     write_atomically(results / "REPORT.html", page.report_page(found, measured, differences, results).encode())
     for executed in (path for each in found for path in (each.folder / "notebooks").glob("*.ipynb")):
         write_atomically(executed.with_suffix(".html"), page.notebook_page(executed).encode())
     if readme:
-        write_atomically(readme, _renewed(before, summaries(found)).encode())
+        for path, text in texts.items():
+            write_atomically(path, _renewed(text, summaries(found)).encode())
         write_atomically(readme.parent / SETTINGS, setting_table.as_markdown().encode())
 
 

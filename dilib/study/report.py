@@ -50,6 +50,8 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "growth_images": "Images made at a single resolution and at several.",
     "quantization": "A network on few bits, by the images that set its ranges.",
     "frontier": "How few updates a batch will do: student top-1 by schedule.",
+    "own_network_images": "Images that a network of one's own remembers, beside real ones.",
+    "own_network_distance": "The distance to the stored statistics while they are made.",
     "choices": "What was chosen on validation images, and from which values.",
 }
 
