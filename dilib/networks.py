@@ -10,6 +10,7 @@ from torchvision.models.resnet import BasicBlock, ResNet18_Weights
 
 from dilib.classifier import Classifier, Preprocessing
 from dilib.downloads import Unreachable, impatient, reason
+from dilib.precision import in_safe_format
 
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
@@ -57,7 +58,7 @@ def create(name: str, classes: int, channels: int = 3, width: float = 1.0) -> nn
     if name == "mlp":
         return _mlp(classes, channels, width)
     network = _vgg(classes, channels, width) if name == "vgg11_bn" else _resnet(name, classes, channels, width)
-    return network.to(memory_format=torch.channels_last)
+    return in_safe_format(network.to(memory_format=torch.channels_last))
 
 
 def _mlp(classes: int, channels: int, width: float) -> nn.Module:

@@ -45,7 +45,7 @@ def named(text: str) -> torch.dtype:
 
 def autocast_logits(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits (N, K), fp32, of images (N, C, H, W) from a forward pass in `dtype`; weights and gradients stay fp32."""
-    images = images.contiguous(memory_format=_memory_format(network))
+    images = in_format(images, _memory_format(network))
     return autocast(lambda batch: logits_of(network(batch), network), images, dtype)
 
 
@@ -61,3 +61,22 @@ def _memory_format(network: nn.Module) -> torch.memory_format:
         if weight.ndim == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last):
             return torch.channels_last
     return torch.contiguous_format
+
+
+def in_format(tensor: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """The tensor (N, C, H, W) in a memory format; strides of one channel, which may say either, say no other."""
+    ambiguous = memory_format == torch.contiguous_format and tensor.shape[1] == 1
+    return (tensor.clone if ambiguous else tensor.contiguous)(memory_format=memory_format)
+
+
+def in_safe_format(network: nn.Module) -> nn.Module:
+    """The network, out of channels last where training it so may overwrite other memory.
+
+    For weights of a strided 1×1 convolution that reads fewer than 8 channels, oneDNN 3.12 writes past its buffers on
+    CPUs that have AVX2 and no more.
+    """
+    layers = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    if any(set(layer.kernel_size) == {1} and max(layer.stride) > 1 and layer.in_channels < 8 for layer in layers):
+        for weight in network.parameters():
+            weight.data = weight.data.clone(memory_format=torch.contiguous_format)
+    return network

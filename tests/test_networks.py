@@ -9,6 +9,7 @@ from dilib.classifier import Classifier, Preprocessing, resampled
 from dilib.downloads import Unreachable
 from dilib.evaluation import top1
 from dilib.networks import IMAGENET_CLASSES, imagenet_classifier
+from dilib.precision import autocast_logits
 
 
 def test_lite_sees_pixels_as_it_was_trained_to():
@@ -66,3 +67,15 @@ def test_unknown_and_unreachable_networks_are_named_in_one_line(monkeypatch):
     ) as e:
         imagenet_classifier("resnet50")
     assert len(str(e.value).splitlines()) == 1
+
+
+def test_narrow_strided_convolutions_stay_out_of_channels_last():
+    """Their training overwrites memory on some CPUs: this would end the process there."""
+    for channels in (1, 3):
+        network = networks.create("resnet18", classes=3, channels=channels, width=1 / 16)
+        images = torch.randn(100, channels, 32, 32).to(memory_format=torch.channels_last)
+        for _ in range(3):
+            autocast_logits(network, images, torch.float32).square().sum().backward()
+    assert next(network.parameters()).is_contiguous()
+    wide = networks.create("resnet18", classes=3, width=1 / 8)
+    assert next(wide.parameters()).is_contiguous(memory_format=torch.channels_last)

@@ -70,7 +70,7 @@ def prune(
     with bar(-(-int(filters * sum(group.filters for group in groups)) // ranking.filters), "ranking filters") as shown:
         batches = _batches(teacher, pixels, ranking, seed, shown)
         found = pruning.prune(teacher, batches, ranking, target)
-    network = pruning.removed(teacher, found.kept).eval()
+    network = precision.in_safe_format(pruning.removed(teacher, found.kept)).eval()
     tuned = _tuned(teacher, network, pixels, test, _tuning(teacher, lr=0.05), (minutes, updates), seed)
     if folder is not None:
         masks = {group.convolutions[0]: stays for group, stays in found.kept.items()}

@@ -14,6 +14,7 @@ from dilib.distillation import PoolSettings, distill_on_pool
 from dilib.experiments import image_sources
 from dilib.experiments.image_sources import dreamt, images, pixels_of, source_settings
 from dilib.experiments.pruned_networks import Pruning, kept_filters, pruned_settings, whole_network
+from dilib.precision import in_safe_format
 from dilib.progress import counted
 from dilib.recipe import Rival
 from dilib.rounds import Run
@@ -108,7 +109,7 @@ def _tuned(
     """The pruned network taught by the whole one on these images, and its course."""
     teacher = whole_network(study, seed).load()
     kept, _ = kept_filters(study, pruning, seed)
-    student = removed(teacher, kept).to(memory_format=torch.channels_last)
+    student = in_safe_format(removed(teacher, kept).to(memory_format=torch.channels_last))
     with counted(tuning.rounds, f"tuning {words}, seed {seed}") as on_round:
         run = Run(seed, on_round=on_round)
         history = distill_on_pool(teacher, student, pixels_of(pools), study.data.test, tuning, run)
