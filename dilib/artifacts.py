@@ -74,7 +74,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], card: dict) -> None:
     """Save tensors with the card that says what they are (JSON, in the file's own metadata) and a checksum of both."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contiguous, there = {}, set()
+    for name, tensor in tensors.items():
+        found = tensor.detach().cpu().contiguous()
+        # Of tensors that share memory, as tied weights do, safetensors takes none.
+        contiguous[name] = found.clone() if found.data_ptr() in there else found
+        there.add(found.data_ptr())
     text = json.dumps(card, sort_keys=True)
     write_atomically(path, save(contiguous, {"card": text, "checksum": _checksum(text, contiguous)}))
 

@@ -36,7 +36,10 @@ def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
 
 def save_weights(path: Path, network: nn.Module) -> None:
     """Write a network's weights as safetensors, whole or not at all."""
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    state = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }
     write_atomically(path, save(state, {"format": "pt"}))
 
 

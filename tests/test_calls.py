@@ -1,5 +1,6 @@
 """One call each, as somebody with a network of their own makes it."""
 
+import copy
 import json
 import os
 import subprocess
@@ -15,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 import dilib
 from dilib import networks
-from dilib.calls import plans
+from dilib.calls import budget, plans
 from dilib.calls.distill import STUDENT
+from dilib.calls.given import suited
 from dilib.data import Split
-from dilib.evaluation import split_accuracy
+from dilib.evaluation import split_accuracy, top1
 
 OWN = """
 import torch
@@ -62,21 +64,54 @@ def real(count=12):
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8), torch.arange(count) % 4
 
 
+def weights_of(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
 @pytest.mark.parametrize("method", plans.METHODS)
-def test_a_student_is_taught_and_the_same_call_goes_on(teacher, smaller, brief, tmp_path, method):
+def test_a_student_that_was_stopped_ends_as_one_that_was_not(teacher, smaller, brief, tmp_path, method, monkeypatch):
+    batches = 2 if method == "amortised" else 1
     taught = dilib.distill(teacher, smaller, tmp_path / "run", method=method, updates=12, test=real())
     assert not taught.student.training
     assert taught.student is smaller
-    assert len(taught.history["student_on_test"]) == len(taught.history["seconds"]) == 3
-    assert len(taught.pool) == 3 * 8 * (2 if method == "amortised" else 1)
-    there = load_file(tmp_path / "run" / STUDENT)
-    assert there.keys() == smaller.state_dict().keys()
+    assert len(taught.history["seconds"]) == 3
+    assert len(taught.pool) == 3 * 8 * batches
+    assert taught.top1 == split_accuracy(replace(teacher, network=smaller), Split(*real(), 0.0))
+    assert load_file(tmp_path / "run" / STUDENT).keys() == smaller.state_dict().keys()
 
-    torch.manual_seed(9)  # whatever a fresh script's student begins with
-    fresh = networks.create("vgg11_bn", classes=4, channels=3, width=1 / 32)
-    again = dilib.distill(teacher, fresh, tmp_path / "run", method=method, updates=12, test=real())
-    assert again.history == taught.history
-    assert all(torch.equal(value, smaller.state_dict()[name]) for name, value in fresh.state_dict().items())
+    class Stopping:
+        """A bar that is interrupted after the first round."""
+
+        n = 0
+
+        def __init__(self, *arguments): ...
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error): ...
+
+        def update(self, count):
+            self.n += count
+            if self.n > batches:
+                raise KeyboardInterrupt
+
+    def fresh(seed):
+        torch.manual_seed(seed)
+        return networks.create("vgg11_bn", classes=4, channels=3, width=1 / 32)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("dilib.calls.distill.bar", Stopping)
+        dilib.distill(teacher, fresh(1), tmp_path / "stopped", method=method, updates=12)
+    assert not (tmp_path / "stopped" / STUDENT).exists()
+    # One card is that of a run of its own: what is decided holds a timing, which differs.
+    card = json.loads((tmp_path / "stopped" / "run.json").read_text())
+    assert card["asked"] == json.loads((tmp_path / "run" / "run.json").read_text())["asked"]
+    other = fresh(9)  # whatever a new process's student begins with
+    dilib.distill(teacher, other, tmp_path / "stopped", method=method, updates=12)
+    assert all(torch.equal(value, weights_of(smaller)[name]) for name, value in weights_of(other).items())
+    again = dilib.distill(teacher, fresh(9), tmp_path / "stopped", method=method, updates=12, test=real())
+    assert again.top1 == taught.top1, "a finished student is tested on images that are given later"
 
 
 def test_adaptive_images_compete_after_the_first_batch_and_plain_ones_never(teacher, smaller, brief, tmp_path):
@@ -97,18 +132,31 @@ def test_what_a_folder_holds_is_not_taken_for_something_else(teacher, smaller, b
         dilib.distill(teacher, smaller, tmp_path, updates=4, method="adaptive")
 
 
-def test_a_budget_in_minutes_is_what_it_takes(teacher, smaller, brief, tmp_path):
-    with pytest.warns(UserWarning, match=r"\d rounds are few for a student; give minutes=\S+ or more here"):
-        dilib.distill(teacher, smaller, tmp_path, minutes=1e-4)
+def test_a_budget_in_minutes_becomes_rounds(teacher, smaller, brief, tmp_path, monkeypatch):
+    """A brief round is two batches and four updates: 2 · 3 + 4 · 1.5 = 12 seconds."""
+    monkeypatch.setattr("dilib.calls.budget.measured", lambda *arguments: budget.Cost(3.0, 1.5, 38.0))
+    with pytest.warns(UserWarning, match=r"3 rounds are few for a student; give minutes=1\.6 or more here") as warned:
+        dilib.distill(teacher, smaller, tmp_path, minutes=0.6)
+    assert warned[0].filename == __file__
     card = json.loads((tmp_path / "run.json").read_text())
-    assert card["asked"]["minutes"] == 1e-4
-    assert card["decided"]["rounds"] == 1
+    assert card["decided"]["rounds"] == 3
+    objective = json.loads((tmp_path / "images" / "card.json").read_text())["objective"]
+    assert objective["alpha_f"] == pytest.approx(40 / 38)
 
 
-def test_feature_statistics_weigh_alike_in_any_network(preprocessing, teacher):
-    plan = plans.plan_for(preprocessing, "amortised")
-    assert plan.fitted(38.0).objective.alpha_f * 38.0 == pytest.approx(plan.objective.alpha_f)
-    assert plan.fitted(20_700.0).objective.alpha_f * 20_700.0 == pytest.approx(plan.objective.alpha_f)
+def test_resolutions_that_a_network_does_not_take_are_left_out(network):
+    """VGG-11-BN halves its images five times: 16×16 leave nothing."""
+    teacher = dilib.Classifier(network, dilib.Preprocessing((0.5,) * 3, (0.25,) * 3, 32))
+    plan = plans.plan_for(teacher.preprocessing, "deepinversion")
+    plan = replace(plan, schedule=replace(plan.schedule, stages=((16, 5), (None, 7))))
+    assert suited(plan, teacher).schedule.stages == ((32, 12),)
+    plan = replace(plan, schedule=replace(plan.schedule, stages=((64, 5), (None, 7))))
+    assert suited(plan, teacher).schedule.stages == ((64, 5), (32, 7))
+
+
+def test_every_class_has_its_turn(teacher, brief, tmp_path):
+    pool = dilib.make_images(teacher, tmp_path, 8)
+    assert pool.split().labels.bincount().tolist() == [2, 2, 2, 2]
 
 
 def test_images_have_their_classes_names(teacher, brief, tmp_path):
@@ -141,11 +189,19 @@ def test_a_network_is_pruned_and_found_again(teacher, tmp_path):
 def test_few_bits_and_more_classes(teacher, tmp_path):
     images, labels = real(64)
     found = dilib.quantize(teacher, images, bits=4, minutes=0.01, test=(images, labels))
-    assert 0 <= found.after <= 100
+    assert found.after == top1(found.network(teacher.preprocessing.normalise(images)), labels)
     extended = dilib.add_classes(teacher, (images, labels % 2), images, updates=3)
     assert extended(torch.randn(2, 3, 32, 32)).shape == (2, 6)
     head = teacher.structure().head
     assert extended.get_submodule(head).out_features == 6
+
+
+def sized(teacher, size):
+    return replace(teacher, preprocessing=replace(teacher.preprocessing, size=size))
+
+
+def halved(teacher):
+    return replace(teacher, network=copy.deepcopy(teacher.network).half())
 
 
 @pytest.mark.parametrize(
@@ -156,11 +212,16 @@ def test_few_bits_and_more_classes(teacher, tmp_path):
         (lambda t, s, f: dilib.distill(t, s, f, test=(torch.rand(4, 3, 32, 32), torch.arange(4))), "give uint8 pixels"),
         (
             lambda t, s, f: dilib.distill(t, s, f, test=(real(4)[0], torch.arange(4) + 1)),
-            "give one from 0 to 3 for each",
+            "give whole numbers from 0 to 3",
         ),
         (lambda t, s, f: dilib.make_images(t, f, 4, names=["cat"]), "1 names do not fit the teacher's 4 classes"),
         (lambda t, s, f: dilib.make_images(t, f, 4, classes=[4]), "do not fit the teacher's 4; choose from 0 to 3"),
         (lambda t, s, f: dilib.make_images(t, f, 4, method="adaptive"), "adaptive images compete with a student"),
+        (lambda t, s, f: dilib.make_images(t, f, 0), "count 0 is no budget"),
+        (lambda t, s, f: dilib.distill(sized(t, 30), s, f), "have sides that are multiples of 4, not 30"),
+        (lambda t, s, f: dilib.distill(halved(t), s, f), "the teacher's weights are float16; call"),
+        (lambda t, s, f: dilib.distill(replace(t, precision=torch.float64), s, f), "unknown precision 'float64'"),
+        (lambda t, s, f: dilib.add_classes(t, (real(4)[0], torch.ones(4)), real(8)[0]), "labels are torch.float32"),
         (lambda t, s, f: dilib.prune(t, torch.zeros(2, 1, 32, 32, dtype=torch.uint8)), "give uint8 pixels, N×3×32×32"),
         (lambda t, s, f: dilib.prune(t, real(8)[0], filters=1.0), "a share of 1.0 filters can't be removed"),
         (lambda t, s, f: dilib.quantize(t, real(8)[0], bits=1), "1 bits are out of range; choose from 2 to 8"),

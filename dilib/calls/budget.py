@@ -31,9 +31,9 @@ class Cost:
         return plan.teaching.batches * self.batch + plan.teaching.updates * self.update
 
 
-def check_budget(minutes: float | None, updates: int | None) -> None:
-    """Raise ValueError for a budget of nothing."""
-    for name, value in {"minutes": minutes, "updates": updates}.items():
+def check_budget(**given: float | None) -> None:
+    """Raise ValueError for a budget of nothing, by its name."""
+    for name, value in given.items():
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} {value} is no budget; give a number above 0")
 

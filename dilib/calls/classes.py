@@ -1,13 +1,10 @@
 """New classes for a trained network whose own data are gone. Sec. 4.5."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
-from dilib import precision
 from dilib.calls import budget
-from dilib.calls.images import pixels_of, split_of
+from dilib.calls.given import as_fast_as_it_goes, classes_of, pixels_of, split_of
 from dilib.checks import check_seed
 from dilib.classifier import Classifier, sides
 from dilib.continual.extension import ExtensionSettings, Lesson, extend, learn_new_classes
@@ -15,6 +12,7 @@ from dilib.data import Split
 from dilib.evaluation import predict
 from dilib.inversion import SMALL
 from dilib.pool import PoolDataset
+from dilib.precision import in_safe_format
 from dilib.progress import counted
 
 
@@ -36,12 +34,11 @@ def add_classes(
         >>> network = add_classes(teacher, (pixels, labels), make_images(teacher, "my-images", 1024))
     """
     check_seed(seed)
-    budget.check_budget(None, updates)
-    teacher = replace(teacher, precision=precision.fastest(teacher.device))
-    old, count = teacher.structure().classes, int(torch.as_tensor(new[1]).max()) + 1
-    new, memories = split_of(new, teacher, count), pixels_of(images, teacher)
+    budget.check_budget(updates=updates)
+    old, memories, new = classes_of(teacher), pixels_of(images, teacher), split_of(new, teacher)
+    teacher, count = as_fast_as_it_goes(teacher), int(new.labels.max()) + 1
     arriving, remembered = Split(new.pixels, new.labels + old), Split(memories, _named(teacher, memories))
-    extended = extend(teacher, count, seed)
+    extended = in_safe_format(extend(teacher, count, seed))
     side = min(sides(teacher.preprocessing.size))
     size, shift = 128 if side <= SMALL else 32, max(1, side // 16)
     settings = ExtensionSettings(updates, size, lr=0.5, decay_at=(0.6, 0.8), shift=shift)

@@ -1,6 +1,7 @@
 """A smaller network, or one on few bits, from a trained one and images that stand in for its data. Secs. 4.3 and 5."""
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from dilib import precision
 from dilib.artifacts import write_atomically
 from dilib.calls import budget
-from dilib.calls.images import pixels_of, split_of
+from dilib.calls.given import as_fast_as_it_goes, classes_of, pixels_of, split_of
 from dilib.checks import check_seed
 from dilib.classifier import Classifier, sides
 from dilib.compression import pruning, quantization
@@ -54,22 +55,28 @@ def prune(
 ) -> Compressed:
     """Remove this share of the teacher's `filters`, ranked on `images`, and tune what is left on them. Eqs. 10, 12.
 
-    `images` are a pool, or uint8 (N, C, H, W). Tuning takes about so many `minutes`, or `updates`
-    where they are given. With a `folder`, weights and what stays are written there, for `load_pruned`.
+    `images` are a pool, or uint8 (N, C, H, W). Tuning takes about so many `minutes`, or as many `updates`, in tens;
+    ranking comes before it. With a `folder`, weights and what stays are written there, for `load_pruned`.
     Raises ValueError for bad input and for a network whose filters can't be removed.
 
     Example:
         >>> smaller = prune(teacher, make_images(teacher, "my-images", 1024), filters=0.5)
     """
     check_seed(seed)
-    budget.check_budget(minutes, updates)
-    teacher, pixels = _as_fast_as_it_goes(teacher), pixels_of(images, teacher)
-    test = split_of(test, teacher, teacher.structure().classes)
+    budget.check_budget(minutes=minutes, updates=updates)
+    classes, pixels = classes_of(teacher), pixels_of(images, teacher)
+    test, teacher = split_of(test, teacher, classes), as_fast_as_it_goes(teacher)
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if (Path(folder) / NETWORK).exists():
+            raise ValueError(f"{folder} holds a pruned network; choose another folder")
     target, groups = Target("filters", filters), pruning.coupled(teacher)
-    ranking = _ranking(groups, filters)
+    ranking = _ranking(groups, filters, _batch_size(teacher))
     with bar(-(-int(filters * sum(group.filters for group in groups)) // ranking.filters), "ranking filters") as shown:
         batches = _batches(teacher, pixels, ranking, seed, shown)
         found = pruning.prune(teacher, batches, ranking, target)
+    if found.stopped:
+        warnings.warn(found.stopped, stacklevel=2)
     network = precision.in_safe_format(pruning.removed(teacher, found.kept)).eval()
     tuned = _tuned(teacher, network, pixels, test, _tuning(teacher, lr=0.05), (minutes, updates), seed)
     if folder is not None:
@@ -85,7 +92,7 @@ def load_pruned(teacher: Classifier, folder: Path | str) -> nn.Module:
     kept: Kept = {group: masks[group.convolutions[0]] for group in pruning.coupled(teacher)}
     network = pruning.removed(teacher, kept)
     network.load_state_dict(load_file(Path(folder) / NETWORK))
-    return network.eval()
+    return precision.in_safe_format(network).eval()
 
 
 def quantize(
@@ -107,24 +114,26 @@ def quantize(
         >>> on_four_bits = quantize(teacher, make_images(teacher, "my-images", 1024), bits=4).network
     """
     check_seed(seed)
-    budget.check_budget(minutes, updates)
-    teacher, pixels = _as_fast_as_it_goes(teacher), pixels_of(images, teacher)
-    test = split_of(test, teacher, teacher.structure().classes)
-    network = quantization.quantized(teacher.network, teacher.preprocessing.normalise(pixels[:CALIBRATING]), bits)
+    budget.check_budget(minutes=minutes, updates=updates)
+    classes, pixels = classes_of(teacher), pixels_of(images, teacher)
+    test, teacher = split_of(test, teacher, classes), as_fast_as_it_goes(teacher)
+    spread = torch.linspace(0, len(pixels) - 1, min(CALIBRATING, len(pixels))).long()
+    network = quantization.quantized(teacher.network, teacher.preprocessing.normalise(pixels[spread]), bits)
+    network = precision.in_safe_format(network)
     # bfloat16 is itself coarser than eight bits.
     exact = replace(teacher, precision=torch.promote_types(teacher.dtype, torch.float32))
     return _tuned(exact, network, pixels, test, _tuning(teacher, lr=FOLDED_LR), (minutes, updates), seed)
 
 
-def _as_fast_as_it_goes(teacher: Classifier) -> Classifier:
-    return replace(teacher, precision=precision.fastest(teacher.device))
+def _batch_size(teacher: Classifier) -> int:
+    return 128 if max(sides(teacher.preprocessing.size)) <= SMALL else 32
 
 
-def _ranking(groups: list[Coupled], share: float) -> PruningSettings:
+def _ranking(groups: list[Coupled], share: float, batch_size: int) -> PruningSettings:
     """About forty steps, in each of which one filter in eighty goes."""
     total = sum(group.filters for group in groups)
     step = max(1, int(total * share / 40))
-    return PruningSettings(filters=step, group=max(1, min(8, step // 8)), batches=4, batch_size=128)
+    return PruningSettings(filters=step, group=max(1, min(8, step // 8)), batches=4, batch_size=batch_size)
 
 
 def _batches(teacher: Classifier, pixels: Tensor, ranking: PruningSettings, seed: int, shown) -> Iterator:
@@ -140,7 +149,7 @@ def _batches(teacher: Classifier, pixels: Tensor, ranking: PruningSettings, seed
 
 def _tuning(teacher: Classifier, lr: float) -> PoolSettings:
     side = min(sides(teacher.preprocessing.size))
-    size = 128 if side <= SMALL else 32
+    size = _batch_size(teacher)
     return PoolSettings(ROUNDS, 1, size, lr=lr, decay="linear", temperature=5.0, shift=max(1, side // 8))
 
 

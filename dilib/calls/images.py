@@ -1,22 +1,21 @@
-"""Images from a network, as PNG files and as a pool; and images in whatever form somebody has them."""
+"""Images from a network, as PNG files by class and as a pool."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from dilib import precision
 from dilib.artifacts import fingerprint
 from dilib.calls import budget, folders
+from dilib.calls.given import as_fast_as_it_goes, classes_of, suited
 from dilib.calls.plans import Plan, plan_for
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
-from dilib.data import Split
 from dilib.pool import ImagePool, PoolDataset, save_contact_sheet, save_pictures
 from dilib.progress import bar
-from dilib.trial import tried
 
 CONTACT = "contact.png"
 LONGEST, SHORTEST = 50.0, 0.05  # times the usual updates
@@ -36,25 +35,26 @@ def make_images(
     """Make `count` images of these `classes` of the teacher's, by default all, rounded up to whole batches.
 
     They are in `folder`/images/LABEL-NAME/NUMBER.png, a hundred of them in contact.png, and come back as normalised
-    images with labels. `minutes` make updates more or fewer than is usual. The same call goes on where it was stopped,
-    and any number of processes may fill one folder.
+    images with labels. `minutes` make updates more or fewer than is usual, up to fifty times. The same call goes on
+    where it was stopped, and any number of processes may fill one folder.
     Raises ValueError for bad input, and FloatingPointError when a loss stops being finite.
 
     Example:
         >>> make_images(teacher, "my-images", 64, names=("cat", "dog"))
     """
-    folder, plan = Path(folder), plan_for(teacher.preprocessing, "deepinversion" if method == "adaptive" else method)
     if method == "adaptive":
         raise ValueError("adaptive images compete with a student; use distill, or choose amortised or deepinversion")
+    folder, plan = Path(folder), plan_for(teacher.preprocessing, method)
     check_seed(seed)
-    budget.check_budget(minutes, count)
-    known = tried(teacher, [size for size, _ in plan.schedule.sized(teacher.preprocessing.size).stages], None).classes
+    budget.check_budget(minutes=minutes, count=count)
+    known = classes_of(teacher)
     names, classes = _checked_names(names, known), _checked_classes(classes, known)
-    plan = replace(plan, batch_size=min(plan.batch_size, count))
+    plan = replace(suited(plan, teacher), batch_size=min(plan.batch_size, operator.index(count)))
     batches = -(-count // plan.batch_size)
     asked = {
         "method": method,
         "classes": list(classes),
+        "names": list(names),
         "batch_size": plan.batch_size,
         "minutes": minutes,
         "seed": seed,
@@ -63,18 +63,18 @@ def make_images(
     decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, minutes, batches, seed))
     teacher = replace(teacher, precision=precision.named(decided["precision"]))
     recipe = plan.fitted(decided["distance"]).longer(decided["longer"]).recipe(teacher, classes, seed)
-    pool = ImagePool(folder, recipe)
+    pool = ImagePool(folder, replace(recipe, shuffled=False))
     _fill(pool, names, batches)
     pool.note(names=list(names))
     return PoolDataset(folder)
 
 
 def _decide(plan: Plan, teacher: Classifier, minutes: float | None, batches: int, seed: int) -> dict:
-    dtype = precision.fastest(teacher.device) if teacher.precision == torch.float32 else teacher.precision
-    cost = budget.measured(plan, replace(teacher, precision=dtype), None, seed)
+    fast = as_fast_as_it_goes(teacher)
+    cost = budget.measured(plan, fast, None, seed)
     longer = 1.0 if minutes is None else 60 * minutes / (batches * cost.batch)
     longer = min(LONGEST, max(SHORTEST, longer))
-    return {"longer": longer, "precision": precision.name(dtype), "distance": cost.distance}
+    return {"longer": longer, "precision": precision.name(fast.precision), "distance": cost.distance}
 
 
 def _fill(pool: ImagePool, names: Sequence[str], batches: int) -> None:
@@ -98,27 +98,7 @@ def _checked_names(names: Sequence[str] | None, classes: int) -> tuple[str, ...]
 
 
 def _checked_classes(classes: Sequence[int] | None, known: int) -> tuple[int, ...]:
-    chosen = tuple(range(known)) if classes is None else tuple(classes)
+    chosen = tuple(range(known)) if classes is None else tuple(map(operator.index, classes))
     if not chosen or not all(0 <= each < known for each in chosen):
         raise ValueError(f"classes {list(chosen)} do not fit the teacher's {known}; choose from 0 to {known - 1}")
     return chosen
-
-
-def pixels_of(images: PoolDataset | Tensor, teacher: Classifier) -> Tensor:
-    """A pool's images, or images as they are, uint8 (N, C, H, W). Raises ValueError where the teacher takes others."""
-    pixels = images.split().pixels if isinstance(images, PoolDataset) else images
-    if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != teacher.preprocessing.shape or not len(pixels):
-        shape, wanted = "×".join(map(str, pixels.shape)), "×".join(map(str, teacher.preprocessing.shape))
-        raise ValueError(f"images are {pixels.dtype}, {shape}; give uint8 pixels, N×{wanted}, not normalised")
-    return pixels
-
-
-def split_of(images: tuple[Tensor, Tensor] | None, teacher: Classifier, classes: int) -> Split | None:
-    """Images and labels (N,), checked. Raises ValueError for pixels or labels that do not fit."""
-    if images is None:
-        return None
-    pixels, labels = pixels_of(images[0], teacher), torch.as_tensor(images[1])
-    if len(labels) != len(pixels) or labels.min() < 0 or labels.max() >= classes:
-        said = f"{len(labels)} labels do not fit {len(pixels)} images of {classes} classes"
-        raise ValueError(f"{said}; give one from 0 to {classes - 1} for each")
-    return Split(pixels, labels)

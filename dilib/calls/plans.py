@@ -63,9 +63,16 @@ class Plan:
 
 
 def plan_for(preprocessing: Preprocessing, method: str) -> Plan:
-    """What serves networks for such images, those of 32×32 pixels best. Raises ValueError for an unknown method."""
+    """What serves networks for such images, those of 32×32 pixels best.
+
+    Raises ValueError for an unknown method, and for images that a method can't make.
+    """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    if method == "amortised" and any(side % 4 for side in sides(preprocessing.size)):
+        raise ValueError(
+            f"amortised images have sides that are multiples of 4, not {preprocessing.size}; choose another method"
+        )
     side = min(sides(preprocessing.size))
     small = max(sides(preprocessing.size)) <= SMALL
     student = {"batch_size": 128 if small else 32, "lr": 0.2, "decay": "linear", "temperature": 20.0}

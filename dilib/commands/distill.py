@@ -26,13 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _taught(options: argparse.Namespace) -> Iterator[str]:
     teacher = teacher_of(options)
-    test = real_images(options.test, teacher)
+    test = real_images(options, teacher)
     torch.manual_seed(options.seed)
     student = network_at(options.student)
     how = {name: getattr(options, name) for name in ("method", "minutes", "updates", "seed")}
     taught = call.distill(teacher, student, options.folder, test=test, **how)
-    last = {name: values[-1] for name, values in taught.history.items()}
     yield f"The student saw {len(taught.pool):,} images in {sum(taught.history['seconds']) / 60:.1f} minutes."
-    if test:
-        yield f"It names {last['student_on_test']:.1f} % of the test images."
+    if taught.top1 is not None:
+        yield f"It names {taught.top1:.1f} % of the test images."
     yield f"Its weights are {options.folder / call.STUDENT}, the last images {options.folder / call.CONTACT}"

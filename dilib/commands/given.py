@@ -27,7 +27,7 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     teacher.add_argument("--mean", help="of pixels in [0, 1], by channel: 0.491,0.482,0.447")
     teacher.add_argument("--std", help="likewise: 0.247,0.243,0.262")
     teacher.add_argument("--size", help="its images' side in pixels, or height and width: 32 or 96,160")
-    parser.add_argument("--folder", type=Path, required=True, help="where everything goes, and is gone on from")
+    parser.add_argument("--folder", type=Path, required=True, help="where everything goes")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -63,17 +63,19 @@ def class_names_of(options: argparse.Namespace, teacher: Classifier) -> Sequence
     return IMAGENET_CLASSES if ":" not in options.teacher else None
 
 
-def real_images(folder: Path | None, teacher: Classifier) -> tuple[Tensor, Tensor] | None:
-    """Images of folder/CLASS/ with their labels: classes in alphabetical order. Raises ValueError for a poor folder."""
+def real_images(options: argparse.Namespace, teacher: Classifier) -> tuple[Tensor, Tensor] | None:
+    """Images of --test/CLASS/ with their labels, classes in alphabetical order. Raises ValueError for a poor folder."""
+    folder, size = options.test, teacher.preprocessing.size
     if folder is None:
         return None
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}; give one with a folder of images for each class")
-    size = teacher.preprocessing.size
     if isinstance(size, tuple):
         raise ValueError("--test takes square images alone; test the student from Python")
-    files = listed(folder, class_names(folder))
-    return decoded(files, teacher.preprocessing.channels, size, folder / ".dilib")
+    names, classes = class_names(folder), teacher.structure().classes
+    if len(names) != classes:
+        raise ValueError(f"{folder} has {len(names)} classes and the teacher {classes}; give a folder for each")
+    return decoded(listed(folder, names), teacher.preprocessing.channels, size, options.folder / "decoded")
 
 
 def answered(work: Callable[[], Sequence[str]]) -> int:

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _pruned(options: argparse.Namespace) -> Iterator[str]:
     teacher, images = teacher_of(options), PoolDataset(options.images)
     how = {name: getattr(options, name) for name in ("filters", "minutes", "folder", "seed")}
-    found = prune(teacher, images, test=real_images(options.test, teacher), **how)
+    found = prune(teacher, images, test=real_images(options, teacher), **how)
     before, after = (sum(weight.numel() for weight in each.parameters()) for each in (teacher.network, found.network))
     yield f"{after:,} of {before:,} parameters are left."
     if found.after is not None:
