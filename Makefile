@@ -9,8 +9,8 @@ READY   := .venv/.ready
 VALUES = SCALE RESULTS DATASET ONLY SEEDS PAIRS ADDED
 $(foreach name,$(VALUES),$(eval unexport $(name))$(eval export STUDY_$(name) := $$(value $(name))))
 export PYTHONUTF8 := 1
-REPRODUCE = $(BIN)/python -m dilib.commands.reproduce --results="$$STUDY_RESULTS" \
-    $${STUDY_DATASET:+--dataset="$$STUDY_DATASET"} $${STUDY_ONLY:+--only="$$STUDY_ONLY"} \
+REPRODUCE = $(BIN)/python -m dilib.commands.reproduce --results="$$STUDY_RESULTS"
+ASKED = $${STUDY_DATASET:+--dataset="$$STUDY_DATASET"} $${STUDY_ONLY:+--only="$$STUDY_ONLY"} \
     $${STUDY_SEEDS:+--seeds="$$STUDY_SEEDS"} $${STUDY_PAIRS:+--pairs="$$STUDY_PAIRS"} \
     $${STUDY_ADDED:+--added="$$STUDY_ADDED"}
 
@@ -30,7 +30,7 @@ $(READY): pyproject.toml requirements.lock
 setup: $(READY) ## install everything into .venv
 
 reproduce: $(READY) ## run the study: tables, figures and report into results/SCALE/DATASET
-	$(REPRODUCE) --scale="$$STUDY_SCALE"
+	$(REPRODUCE) --scale="$$STUDY_SCALE" $(ASKED)
 
 report: $(READY) ## rebuild the report, and for RESULTS=results the README's summary, from the results there are
 	$(BIN)/python -m dilib.commands.report --results="$$STUDY_RESULTS" $(if $(filter results,$(value RESULTS)),--readme README.md)
@@ -42,7 +42,7 @@ carry: ## pack what another machine needs to go on with a SCALE into carried.tar
 	@du -h carried.tar
 
 smoke: $(READY) ## run every notebook at toy size, in a few minutes
-	$(REPRODUCE) --scale smoke
+	$(REPRODUCE) --scale smoke $(ASKED)
 
 bench: $(READY) ## time a synthesis step on this machine, into results/bench/DEVICE.json
 	$(BIN)/python -m dilib.commands.benchmark --results="$$STUDY_RESULTS" $${STUDY_ONLY:+--only="$$STUDY_ONLY"}
