@@ -1,8 +1,8 @@
 """Data-free knowledge transfer via DeepInversion: the method, its applications, and the study that reproduces it.
 
 For a network of your own, `dilib.classifier.Classifier` and `Preprocessing` say what it is, and one call each does the
-rest: `dilib.calls.distill.distill`, `dilib.calls.images.make_images`, `dilib.calls.compress.prune` and `quantize`,
-`dilib.calls.classes.add_classes`. All of them can be had from `dilib` itself.
+rest: `dilib.calls.distill.distill`, `dilib.calls.images.make_images`, `dilib.calls.prune.prune`,
+`dilib.calls.quantize.quantize`, `dilib.calls.classes.add_classes`. All of them can be had from `dilib` itself.
 """
 
 from importlib import import_module
@@ -19,11 +19,11 @@ EXPORTS = {  # from where
     "Preprocessing": "dilib.classifier",
     "add_classes": "dilib.calls.classes",
     "distill": "dilib.calls.distill",
-    "load_pruned": "dilib.calls.compress",
+    "load_network": "dilib.calls.loading",
     "load_weights": "dilib.weights",
     "make_images": "dilib.calls.images",
-    "prune": "dilib.calls.compress",
-    "quantize": "dilib.calls.compress",
+    "prune": "dilib.calls.prune",
+    "quantize": "dilib.calls.quantize",
 }
 
 

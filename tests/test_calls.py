@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,25 +176,63 @@ def test_images_have_their_classes_names(teacher, brief, tmp_path):
 
 def test_a_network_is_pruned_and_found_again(teacher, tmp_path):
     images, labels = real(64)
-    found = dilib.prune(teacher, images, filters=0.4, minutes=0.01, test=(images, labels), folder=tmp_path)
+    found = dilib.prune(teacher, images, tmp_path, filters=0.4, minutes=0.01, test=(images, labels))
     convolutions = [layer for layer in found.network.modules() if isinstance(layer, torch.nn.Conv2d)]
     whole = [layer for layer in teacher.network.modules() if isinstance(layer, torch.nn.Conv2d)]
     gone = 1 - sum(layer.out_channels for layer in convolutions) / sum(layer.out_channels for layer in whole)
     assert 0.35 < gone < 0.5
     assert found.after == split_accuracy(replace(teacher, network=found.network), Split(images, labels, 0.0))
-    again = dilib.load_pruned(teacher, tmp_path)
-    batch = torch.randn(2, 3, 32, 32)
-    assert torch.equal(again(batch), found.network(batch))
 
 
 def test_few_bits_and_more_classes(teacher, tmp_path):
     images, labels = real(64)
-    found = dilib.quantize(teacher, images, bits=4, minutes=0.01, test=(images, labels))
+    found = dilib.quantize(teacher, images, tmp_path / "coarse", bits=4, minutes=0.01, test=(images, labels))
     assert found.after == top1(found.network(teacher.preprocessing.normalise(images)), labels)
-    extended = dilib.add_classes(teacher, (images, labels % 2), images, updates=3)
+    extended = dilib.add_classes(teacher, (images, labels % 2), images, tmp_path / "more", updates=3)
     assert extended(torch.randn(2, 3, 32, 32)).shape == (2, 6)
     head = teacher.structure().head
     assert extended.get_submodule(head).out_features == 6
+
+
+CHANGED = {
+    "prune": lambda teacher, images, folder: dilib.prune(teacher, images, folder, updates=20).network,
+    "quantize": lambda teacher, images, folder: dilib.quantize(teacher, images, folder, updates=20).network,
+    "add_classes": lambda teacher, images, folder: dilib.add_classes(
+        teacher, (images, torch.arange(64) % 2), images, folder, updates=3
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CHANGED)
+def test_a_changed_network_is_found_again_and_its_call_goes_on(teacher, tmp_path, monkeypatch, call):
+    images, batch = real(64)[0], torch.randn(2, 3, 32, 32)
+    whole = CHANGED[call](teacher, images, tmp_path / "whole")
+
+    @contextmanager
+    def stopping(total, label):
+        def stop(done, *_):
+            if done == total // 2:
+                raise KeyboardInterrupt
+
+        yield stop
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        for module in ("tuning", "classes"):
+            patched.setattr(f"dilib.calls.{module}.counted", stopping)
+        CHANGED[call](teacher, images, tmp_path / "stopped")
+    with pytest.raises(ValueError, match="is not done; repeat the call that began it"):
+        dilib.load_network(teacher, tmp_path / "stopped")
+    CHANGED[call](teacher, images, tmp_path / "stopped")
+    for folder in ("whole", "stopped"):
+        assert torch.equal(dilib.load_network(teacher, tmp_path / folder)(batch), whole(batch))
+    with pytest.raises(ValueError, match="holds a run with images"):
+        CHANGED[call](teacher, images.flip(0), tmp_path / "whole")
+
+
+def test_precision_can_be_chosen(teacher, smaller, brief, tmp_path):
+    for asked in ("float32", "bfloat16"):
+        dilib.distill(teacher, smaller, tmp_path / asked, updates=4, precision=asked)
+        assert json.loads((tmp_path / asked / "run.json").read_text())["decided"]["precision"] == asked
 
 
 def sized(teacher, size):
@@ -209,6 +248,8 @@ def halved(teacher):
     [
         (lambda t, s, f: dilib.distill(t, s, f, method="best"), "unknown method 'best'; choose from amortised, deep"),
         (lambda t, s, f: dilib.distill(t, s, f, minutes=0), "minutes 0 is no budget"),
+        (lambda t, s, f: dilib.distill(t, s, f, precision="half"), "unknown precision 'half'; choose from float32"),
+        (lambda t, s, f: dilib.load_network(t, f), "holds no run; give a folder that a call wrote"),
         (lambda t, s, f: dilib.distill(t, s, f, test=(torch.rand(4, 3, 32, 32), torch.arange(4))), "give uint8 pixels"),
         (
             lambda t, s, f: dilib.distill(t, s, f, test=(real(4)[0], torch.arange(4) + 1)),
@@ -221,10 +262,13 @@ def halved(teacher):
         (lambda t, s, f: dilib.distill(sized(t, 30), s, f), "have sides that are multiples of 4, not 30"),
         (lambda t, s, f: dilib.distill(halved(t), s, f), "the teacher's weights are float16; call"),
         (lambda t, s, f: dilib.distill(replace(t, precision=torch.float64), s, f), "unknown precision 'float64'"),
-        (lambda t, s, f: dilib.add_classes(t, (real(4)[0], torch.ones(4)), real(8)[0]), "labels are torch.float32"),
-        (lambda t, s, f: dilib.prune(t, torch.zeros(2, 1, 32, 32, dtype=torch.uint8)), "give uint8 pixels, N×3×32×32"),
-        (lambda t, s, f: dilib.prune(t, real(8)[0], filters=1.0), "a share of 1.0 filters can't be removed"),
-        (lambda t, s, f: dilib.quantize(t, real(8)[0], bits=1), "1 bits are out of range; choose from 2 to 8"),
+        (lambda t, s, f: dilib.add_classes(t, (real(4)[0], torch.ones(4)), real(8)[0], f), "labels are torch.float32"),
+        (
+            lambda t, s, f: dilib.prune(t, torch.zeros(2, 1, 32, 32, dtype=torch.uint8), f),
+            "give uint8 pixels, N×3×32",
+        ),
+        (lambda t, s, f: dilib.prune(t, real(8)[0], f, filters=1.0), "a share of 1.0 filters can't be removed"),
+        (lambda t, s, f: dilib.quantize(t, real(8)[0], f, bits=1), "1 bits are out of range; choose from 2 to 8"),
     ],
 )
 def test_bad_input_is_refused_before_work_starts(teacher, smaller, tmp_path, call, words):
@@ -244,15 +288,17 @@ def own(teacher, tmp_path):
     return tmp_path
 
 
-def command(folder, *arguments):
+def command(folder, *arguments, launcher=()):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    line = [sys.executable, "-m", "dilib.commands", *arguments]
+    line = [sys.executable, *launcher, "-m", "dilib.commands", *arguments]
     return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def test_commands_go_from_weights_to_images_and_a_pruned_network(own):
     teacher = ["--teacher", "nets:teacher", "--weights", "teacher.pth", *PREPROCESSING]
-    made = command(own, "invert", *teacher, "--folder", "dreams", "--images", "8", "--minutes", "0.001")
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    images = ["--folder", "dreams", "--images", "8", "--minutes", "0.001"]
+    made = command(own, "invert", *teacher, *images, launcher=two)
     assert made.returncode == 0, made.stderr
     assert made.stdout.splitlines()[-1].startswith("8 images are in dreams/images")
     pruned = command(own, "prune", *teacher, "--images", "dreams", "--folder", "pruned", "--minutes", "0.001")

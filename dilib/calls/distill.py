@@ -7,10 +7,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dilib import distillation, precision
+from dilib import distillation
+from dilib import precision as precisions
 from dilib.artifacts import digest, fingerprint, write_atomically
 from dilib.calls import budget, folders
-from dilib.calls.given import as_fast_as_it_goes, classes_of, split_of, suited
+from dilib.calls.given import check_precision, classes_of, computing_in, split_of, suited
 from dilib.calls.plans import Plan, plan_for
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
@@ -54,15 +55,17 @@ def distill(
     method: str = "amortised",
     minutes: float = 12.0,
     updates: int | None = None,
+    precision: str | None = None,
     test: tuple[Tensor, Tensor] | None = None,
     seed: int = 0,
 ) -> Taught:
     """Teach `student`, in place, what the teacher knows, without any image of its data. Secs. 3 and 4.1.
 
     It takes about so many `minutes` on this machine, or, where they are given, as many `updates` of the student, in
-    whole rounds. `method` is "amortised", "adaptive" or "deepinversion". Everything goes into `folder`, from where the
-    same call goes on if it is stopped; the student's weights are in student.safetensors. `test` images, uint8
-    (N, C, H, W), with their labels (N,), are only looked at, in the end.
+    whole rounds. `method` is "amortised", "adaptive" or "deepinversion"; `precision` "float32" or "bfloat16", or
+    whichever is faster here. Everything goes into `folder`, from where the same call goes on if it is stopped; the
+    student's weights are in student.safetensors. `test` images, uint8 (N, C, H, W), with their labels (N,), are only
+    looked at, in the end.
     Raises ValueError for bad input, and FloatingPointError when the loss stops being finite.
 
     Example:
@@ -71,6 +74,7 @@ def distill(
     """
     folder, plan = Path(folder), plan_for(teacher.preprocessing, method)
     check_seed(seed)
+    check_precision(precision)
     budget.check_budget(minutes=minutes, updates=updates)
     classes = classes_of(teacher)
     checked_student(teacher, student, classes)
@@ -78,23 +82,32 @@ def distill(
     student = in_safe_format(student.to(teacher.device))
     shapes = {name: list(tensor.shape) for name, tensor in student.state_dict().items()}
     asked = {
+        "call": "distill",
         "method": method,
         **({"updates": updates} if updates else {"minutes": minutes}),
+        "precision": precision,
         "seed": seed,
         "teacher": fingerprint(teacher.network),
         "student": digest([repr(student), shapes]),
     }
-    decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, student, minutes, updates, seed))
+    decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, student, asked))
     if not updates and decided["rounds"] < FEW:
         needed = FEW * decided["round_seconds"] / 60
         said = f"{decided['rounds']} rounds are few for a student"
         warnings.warn(f"{said}; give minutes={needed:.2g} or more here, and another folder", stacklevel=2)
-    teacher = replace(teacher, precision=precision.named(decided["precision"]))
+    teacher = replace(teacher, precision=precisions.named(decided["precision"]))
     plan = plan.fitted(decided["distance"]).of_rounds(decided["rounds"])
-    card = {"asked": asked, "rounds": decided["rounds"]}
-    recipe = plan.recipe(teacher, tuple(range(classes)), seed, Rival(card, lambda: student))
+    history = _teach(teacher, student, plan, {"asked": asked, "rounds": decided["rounds"]}, folder)
+    top1 = None if test is None else split_accuracy(teacher.with_network(student), test)
+    return Taught(student, PoolDataset(folder / IMAGES), history, top1)
+
+
+def _teach(teacher: Classifier, student: nn.Module, plan: Plan, card: dict, folder: Path) -> dict[str, list[float]]:
+    """What was measured in each round; weights, history and the last images are in the folder then."""
+    seed, count = card["asked"]["seed"], plan.teaching.rounds * plan.teaching.batches
+    recipe = plan.recipe(teacher, tuple(range(teacher.structure().classes)), seed, Rival(card, lambda: student))
     batch, run = ImagePool(folder / IMAGES, recipe).batch, Run(seed, folder / CHECKPOINT, card)
-    with bar(plan.teaching.rounds * plan.teaching.batches, f"teaching {type(student).__name__}") as progress:
+    with bar(count, f"teaching {type(student).__name__}") as progress:
 
         def shown(index: int) -> Batch:
             found = batch(index)
@@ -104,20 +117,19 @@ def distill(
         history = distillation.distill(teacher, student, shown, None, plan.teaching, run)
     save_weights(folder / STUDENT, student)
     write_atomically(folder / HISTORY, (json.dumps(history, indent=1) + "\n").encode())
-    last = batch(plan.teaching.rounds * plan.teaching.batches - 1).images
-    save_contact_sheet(folder / CONTACT, teacher.preprocessing.to_pixels(last[:100]))
-    top1 = None if test is None else split_accuracy(teacher.with_network(student), test)
-    return Taught(student, PoolDataset(folder / IMAGES), history, top1)
+    save_contact_sheet(folder / CONTACT, teacher.preprocessing.to_pixels(batch(count - 1).images[:100]))
+    return history
 
 
-def _decide(plan: Plan, teacher: Classifier, student: nn.Module, minutes: float, updates: int | None, seed: int):
+def _decide(plan: Plan, teacher: Classifier, student: nn.Module, asked: dict) -> dict:
     """How many rounds, in which precision, and how far the teacher's untouched images are from what it remembers."""
-    fast = as_fast_as_it_goes(teacher)
-    cost = budget.measured(plan, fast, student, seed)
-    rounds = updates / plan.teaching.updates if updates else 60 * minutes / cost.round(plan)
+    fast = computing_in(teacher, asked["precision"])
+    cost = budget.measured(plan, fast, student, asked["seed"])
+    updates = asked.get("updates")
+    rounds = updates / plan.teaching.updates if updates else 60 * asked["minutes"] / cost.round(plan)
     return {
         "rounds": max(1, round(rounds)),
         "round_seconds": cost.round(plan),
-        "precision": precision.name(fast.precision),
+        "precision": precisions.name(fast.precision),
         "distance": cost.distance,
     }

@@ -11,6 +11,13 @@ from dilib.artifacts import read_json, write_atomically
 CARD = "run.json"
 
 
+def asked(folder: Path) -> dict:
+    """What was asked for in a folder. Raises ValueError where no call wrote it."""
+    if not (folder / CARD).exists():
+        raise ValueError(f"{folder} holds no run; give a folder that a call wrote")
+    return read_json(folder / CARD).get("asked", {})
+
+
 def begun(folder: Path, asked: dict, decide: Callable[[], dict]) -> dict:
     """What was decided when this was first asked for in the folder, or is now.
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dilib import precision
+from dilib import precision as precisions
 from dilib.calls.plans import Plan
 from dilib.classifier import Classifier
 from dilib.data import Split
@@ -17,8 +17,8 @@ from dilib.trial import tried
 def classes_of(teacher: Classifier) -> int:
     """How many classes a teacher tells apart. Raises ValueError for one that nothing here can be made of."""
     if teacher.dtype != torch.float32:
-        raise ValueError(f"the teacher's weights are {precision.name(teacher.dtype)}; call .float() on it first")
-    precision.named(precision.name(teacher.precision))
+        raise ValueError(f"the teacher's weights are {precisions.name(teacher.dtype)}; call .float() on it first")
+    precisions.named(precisions.name(teacher.precision))
     return tried(teacher, [teacher.preprocessing.size], None).classes
 
 
@@ -43,9 +43,22 @@ def _takes(teacher: Classifier, size) -> bool:
     return True
 
 
-def as_fast_as_it_goes(teacher: Classifier) -> Classifier:
-    """The teacher in the precision that is fastest here, if it was given in fp32 and its network computes in that."""
-    fast = replace(teacher, precision=precision.fastest(teacher.device))
+def check_precision(precision: str | None) -> None:
+    """Raise ValueError for anything but a precision's name, or None for whichever is faster."""
+    if precision is not None:
+        precisions.named(precision)
+
+
+def computing_in(teacher: Classifier, precision: str | None) -> Classifier:
+    """The teacher in this precision, or in that which is fastest here and which its network computes in.
+
+    One that was given in another than fp32 stays in that. Raises ValueError where its network can't compute so.
+    """
+    if precision is not None:
+        asked = replace(teacher, precision=precisions.named(precision))
+        tried(asked, [teacher.preprocessing.size], None)
+        return asked
+    fast = replace(teacher, precision=precisions.fastest(teacher.device))
     if teacher.precision != torch.float32:
         return teacher
     try:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from dilib import precision
+from dilib import precision as precisions
 from dilib.artifacts import fingerprint
 from dilib.calls import budget, folders
-from dilib.calls.given import as_fast_as_it_goes, classes_of, suited
+from dilib.calls.given import check_precision, classes_of, computing_in, suited
 from dilib.calls.plans import Plan, plan_for
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
@@ -30,12 +30,14 @@ def make_images(
     classes: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
     minutes: float | None = None,
+    precision: str | None = None,
     seed: int = 0,
 ) -> PoolDataset:
     """Make `count` images of these `classes` of the teacher's, by default all, rounded up to whole batches.
 
     They are in `folder`/images/LABEL-NAME/NUMBER.png, a hundred of them in contact.png, and come back as normalised
-    images with labels. `minutes` make updates more or fewer than is usual, up to fifty times. The same call goes on
+    images with labels. `minutes` make updates more or fewer than is usual, up to fifty times; `precision` is "float32"
+    or "bfloat16", or the faster one. The same call goes on
     where it was stopped, and any number of processes may fill one folder.
     Raises ValueError for bad input, and FloatingPointError when a loss stops being finite.
 
@@ -46,22 +48,25 @@ def make_images(
         raise ValueError("adaptive images compete with a student; use distill, or choose amortised or deepinversion")
     folder, plan = Path(folder), plan_for(teacher.preprocessing, method)
     check_seed(seed)
+    check_precision(precision)
     budget.check_budget(minutes=minutes, count=count)
     known = classes_of(teacher)
     names, classes = _checked_names(names, known), _checked_classes(classes, known)
     plan = replace(suited(plan, teacher), batch_size=min(plan.batch_size, operator.index(count)))
     batches = -(-count // plan.batch_size)
     asked = {
+        "call": "make_images",
         "method": method,
         "classes": list(classes),
         "names": list(names),
         "batch_size": plan.batch_size,
         "minutes": minutes,
+        "precision": precision,
         "seed": seed,
         "teacher": fingerprint(teacher.network),
     }
-    decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, minutes, batches, seed))
-    teacher = replace(teacher, precision=precision.named(decided["precision"]))
+    decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, minutes, batches, precision, seed))
+    teacher = replace(teacher, precision=precisions.named(decided["precision"]))
     recipe = plan.fitted(decided["distance"]).longer(decided["longer"]).recipe(teacher, classes, seed)
     pool = ImagePool(folder, replace(recipe, shuffled=False))
     _fill(pool, names, batches)
@@ -69,12 +74,12 @@ def make_images(
     return PoolDataset(folder)
 
 
-def _decide(plan: Plan, teacher: Classifier, minutes: float | None, batches: int, seed: int) -> dict:
-    fast = as_fast_as_it_goes(teacher)
+def _decide(plan: Plan, teacher: Classifier, minutes: float | None, batches: int, precision, seed: int) -> dict:
+    fast = computing_in(teacher, precision)
     cost = budget.measured(plan, fast, None, seed)
     longer = 1.0 if minutes is None else 60 * minutes / (batches * cost.batch)
     longer = min(LONGEST, max(SHORTEST, longer))
-    return {"longer": longer, "precision": precision.name(fast.precision), "distance": cost.distance}
+    return {"longer": longer, "precision": precisions.name(fast.precision), "distance": cost.distance}
 
 
 def _fill(pool: ImagePool, names: Sequence[str], batches: int) -> None:

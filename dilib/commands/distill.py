@@ -29,7 +29,7 @@ def _taught(options: argparse.Namespace) -> Iterator[str]:
     test = real_images(options, teacher)
     torch.manual_seed(options.seed)
     student = network_at(options.student)
-    how = {name: getattr(options, name) for name in ("method", "minutes", "updates", "seed")}
+    how = {name: getattr(options, name) for name in ("method", "minutes", "updates", "precision", "seed")}
     taught = call.distill(teacher, student, options.folder, test=test, **how)
     yield f"The student saw {len(taught.pool):,} images in {sum(taught.history['seconds']) / 60:.1f} minutes."
     if taught.top1 is not None:

@@ -28,6 +28,7 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     teacher.add_argument("--std", help="likewise: 0.247,0.243,0.262")
     teacher.add_argument("--size", help="its images' side in pixels, or height and width: 32 or 96,160")
     parser.add_argument("--folder", type=Path, required=True, help="where everything goes")
+    parser.add_argument("--precision", help="float32 or bfloat16; default: whichever is faster here")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

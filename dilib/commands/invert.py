@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _made(options: argparse.Namespace) -> Iterator[str]:
     distributed.use_own_accelerator()
     teacher = teacher_of(options)
-    how = {name: getattr(options, name) for name in ("method", "minutes", "seed")}
+    how = {name: getattr(options, name) for name in ("method", "minutes", "precision", "seed")}
     how |= {"classes": _indices(options.classes), "names": class_names_of(options, teacher)}
     pool = make_images(teacher, options.folder, options.images, **how)
     yield f"{len(pool)} images are in {options.folder / 'images'}, a hundred of them in {options.folder / CONTACT}"

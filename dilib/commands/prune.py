@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from dilib.calls.compress import KEPT, NETWORK, prune
+from dilib.calls.prune import prune
+from dilib.calls.tuning import NETWORK
 from dilib.commands.given import answered, parser_of, real_images, teacher_of
 from dilib.pool import PoolDataset
 
@@ -15,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, required=True, help="a folder that `dilib invert` filled")
     parser.add_argument("--filters", type=float, default=0.5, help="the share that goes (default: 0.5)")
     parser.add_argument("--minutes", type=float, default=5.0, help="about how long tuning may take (default: 5)")
+    parser.add_argument("--updates", type=int, help="of what is left, in place of minutes")
     parser.add_argument("--test", type=Path, help="real images in FOLDER/CLASS/, if there are any, to look at")
     options = parser.parse_args(arguments)
     return answered(lambda: _pruned(options))
@@ -22,10 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _pruned(options: argparse.Namespace) -> Iterator[str]:
     teacher, images = teacher_of(options), PoolDataset(options.images)
-    how = {name: getattr(options, name) for name in ("filters", "minutes", "folder", "seed")}
-    found = prune(teacher, images, test=real_images(options, teacher), **how)
+    how = {name: getattr(options, name) for name in ("filters", "minutes", "updates", "precision", "seed")}
+    found = prune(teacher, images, options.folder, test=real_images(options, teacher), **how)
     before, after = (sum(weight.numel() for weight in each.parameters()) for each in (teacher.network, found.network))
     yield f"{after:,} of {before:,} parameters are left."
     if found.after is not None:
         yield f"The network names {found.after:.1f} % of the test images; before tuning, {found.before:.1f} %."
-    yield f"Its weights are {options.folder / NETWORK}, what stayed {options.folder / KEPT}: see dilib.load_pruned"
+    yield f"Its weights are {options.folder / NETWORK}; dilib.load_network(teacher, {str(options.folder)!r}) reads them"

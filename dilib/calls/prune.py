@@ -1,0 +1,103 @@
+"""A smaller network from a trained one and images that stand in for its data. Sec. 4.3."""
+
+import itertools
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from dilib import precision as precisions
+from dilib.artifacts import write_atomically
+from dilib.calls import budget, folders
+from dilib.calls.given import check_precision, classes_of, computing_in, pixels_of, split_of
+from dilib.calls.tuning import Compressed, Tuning, batch_size
+from dilib.checks import check_seed
+from dilib.classifier import Classifier
+from dilib.compression import pruning
+from dilib.compression.pruning import Coupled, Kept, PruningSettings, Target
+from dilib.pool import PoolDataset
+from dilib.progress import bar
+
+KEPT = "kept.safetensors"
+
+
+def prune(
+    teacher: Classifier,
+    images: PoolDataset | Tensor,
+    folder: Path | str,
+    *,
+    filters: float = 0.5,
+    minutes: float = 5.0,
+    updates: int | None = None,
+    precision: str | None = None,
+    test: tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+) -> Compressed:
+    """Remove this share of the teacher's `filters`, ranked on `images`, and tune what is left on them. Eqs. 10, 12.
+
+    `images` are a pool, or uint8 (N, C, H, W). Tuning takes about so many `minutes`, or as many `updates`, in tens;
+    ranking comes before it. `precision` is "float32" or "bfloat16", or whichever is faster here. The network goes into
+    `folder`, for `load_network`; if tuning is stopped, the same call goes on from there.
+    Raises ValueError for bad input and for a network whose filters can't be removed.
+
+    Example:
+        >>> smaller = prune(teacher, make_images(teacher, "my-images", 1024), "my-pruned", filters=0.5)
+    """
+    folder, target = Path(folder), Target("filters", filters)
+    check_seed(seed)
+    check_precision(precision)
+    budget.check_budget(minutes=minutes, updates=updates)
+    classes, pixels = classes_of(teacher), pixels_of(images, teacher)
+    test, groups = split_of(test, teacher, classes), pruning.coupled(teacher)
+    tuning = Tuning(pixels, 0.05, minutes, updates, precision, seed)
+
+    def decide() -> dict:
+        fast = computing_in(teacher, precision)
+        kept = _ranked(fast, groups, pixels, target, seed)
+        masks = {group.convolutions[0]: stays for group, stays in kept.items()}
+        write_atomically(folder / KEPT, save(masks, {"format": "pt"}))
+        return tuning.decided(fast, without_filters(fast, folder))
+
+    asked = {"call": "prune", "filters": filters, **tuning.asked(teacher)}
+    decided = folders.begun(folder, asked, decide)
+    teacher = replace(teacher, precision=precisions.named(decided["precision"]))
+    return tuning.tuned(teacher, without_filters(teacher, folder), decided, test, folder)
+
+
+def without_filters(teacher: Classifier, folder: Path) -> nn.Module:
+    """A copy of the teacher's network, in evaluation mode, without the filters that the folder says go."""
+    try:
+        masks = load_file(folder / KEPT)
+        kept: Kept = {group: masks[group.convolutions[0]] for group in pruning.coupled(teacher)}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(f"{folder / KEPT} can't be used ({error}); prune into another folder") from error
+    return precisions.in_safe_format(pruning.removed(teacher, kept)).eval()
+
+
+def _ranked(teacher: Classifier, groups: list[Coupled], pixels: Tensor, target: Target, seed: int) -> Kept:
+    """What stays, in about forty steps, in each of which one filter in eighty goes."""
+    total = sum(group.filters for group in groups)
+    step = max(1, int(total * target.value / 40))
+    size = min(batch_size(teacher), len(pixels))
+    settings = PruningSettings(filters=step, group=max(1, min(8, step // 8)), batches=4, batch_size=size)
+    with bar(-(-int(target.value * total) // step), "ranking filters") as shown:
+        found = pruning.prune(teacher, _batches(teacher, pixels, settings, seed, shown), settings, target)
+    if found.stopped:
+        warnings.warn(found.stopped, stacklevel=5)
+    return found.kept
+
+
+def _batches(teacher: Classifier, pixels: Tensor, settings: PruningSettings, seed: int, shown) -> Iterator:
+    """Mini-batches drawn at random, without end, and labels that the ranking without labels does not read."""
+    random = torch.Generator().manual_seed(seed)
+    for drawn in itertools.count(1):
+        chosen = torch.randint(len(pixels), (settings.batch_size,), generator=random)
+        images = teacher.preprocessing.normalise(pixels[chosen]).to(teacher.device)
+        yield images, torch.zeros(len(chosen), dtype=torch.long)
+        if drawn % settings.batches == 0:
+            shown.update()
