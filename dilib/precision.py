@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dilib.structure import logits_of
-from dilib.timing import one_thread, processor_seconds
+from dilib.timing import processor_seconds, threads
 
 
 def fastest(device: torch.device) -> torch.dtype:
@@ -17,7 +17,7 @@ def fastest(device: torch.device) -> torch.dtype:
     """
     works = {dtype: _convolution(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     best = dict.fromkeys(works, float("inf"))
-    with one_thread():
+    with threads(1):
         for _ in range(6):
             for dtype, work in works.items():
                 best[dtype] = min(best[dtype], processor_seconds(work, device))

@@ -8,10 +8,10 @@ import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Meanwhile torch computes on one thread: what it then takes does not depend on how many cores are free."""
+def threads(count: int) -> Iterator[None]:
+    """Meanwhile torch computes on so many threads: what it takes on one does not depend on how many cores are free."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from dilib.parameterisation import Generated
 from dilib.pool import Batch, ImagePool
 from dilib.recipe import Recipe
 from dilib.study.workers import side_by_side
-from dilib.timing import one_thread
+from dilib.timing import threads
 
 SETTINGS = AmortisedSettings(latents=8, width=8)
 OBJECTIVE = Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0).deepinversion()
@@ -138,7 +138,7 @@ def test_processes_that_fill_one_pool_make_what_one_process_would(tmp_path, reci
     two, one = ImagePool(tmp_path / "two", _recipe()), ImagePool(tmp_path / "one", _recipe())
     for index in range(4):
         assert two.has(index), "made by one of the processes"
-        with one_thread():  # as workers have: sums differ in the last digits by the number of threads
+        with threads(1):  # as workers have: sums differ in the last digits by the number of threads
             assert torch.equal(two.batch(index).images, one.batch(index).images)
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from dilib.precision import fastest, named
 from dilib.rounds import Run, in_rounds
-from dilib.timing import one_thread
+from dilib.timing import threads
 
 
 def steps(run, rounds=4):
@@ -80,7 +80,7 @@ def test_work_may_count_its_own_seconds():
 
 def test_threads_are_put_back_even_after_an_error():
     before = torch.get_num_threads()
-    with pytest.raises(RuntimeError), one_thread():
+    with pytest.raises(RuntimeError), threads(1):
         assert torch.get_num_threads() == 1
         raise RuntimeError
     assert torch.get_num_threads() == before

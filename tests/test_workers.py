@@ -16,7 +16,7 @@ from dilib.experiments.table1_transfer import student_cell
 from dilib.study.cells import Study
 from dilib.study.scales.settings import PAIRS
 from dilib.study.workers import WorkerDied, side_by_side
-from dilib.timing import one_thread
+from dilib.timing import threads
 
 ORPHANS = """
 if __name__ == "__main__":
@@ -63,7 +63,7 @@ def test_cells_made_side_by_side_equal_those_made_one_by_one(tmp_path):
             each["history"].pop("seconds")
         return found
 
-    with one_thread():
+    with threads(1):
         expected = metrics(alone)
         assert metrics(both) == expected
 

@@ -30,7 +30,7 @@ from dilib.experiments.image_sources import images, source_settings
 from dilib.experiments.teachers import Maker, maker_of, teacher_top1
 from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import Compression
-from dilib.timing import one_thread
+from dilib.timing import threads
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def lookup(study: Study, seed: int = 0) -> tuple[list[Operator], LookupTable, fl
     path = study.artifacts / "latency" / f"{digest(plain(_latency_settings(study)))}.json"
     with study.lock(f"latency-{path.stem}"):
         if not path.exists():
-            with one_thread():
+            with threads(1):
                 clock = Clock(settings.batch, study.device)
                 latency.save(path, latency.measure(operators, clock, settings.steps), study.device)
     table = latency.load(path)
@@ -194,7 +194,7 @@ def _at_random(groups: list[Coupled], step: int, random: torch.Generator) -> Kep
 def _timed(study: Study, teacher: Classifier, every: list[Kept]) -> list[float]:
     """Measured milliseconds of the whole network and of these pruned ones, which take turns on one thread."""
     networks = [teacher.network, *(removed(teacher, kept) for kept in every)]
-    with one_thread():
+    with threads(1):
         return Clock(study.scale.compression.batch, study.device).networks(networks, teacher.preprocessing)
 
 

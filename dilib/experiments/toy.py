@@ -9,7 +9,7 @@ from dilib.artifacts import load_tensors, plain, save_tensors, weights
 from dilib.classifier import Classifier
 from dilib.evaluation import split_accuracy
 from dilib.inversion import Objective, Schedule
-from dilib.timing import one_thread
+from dilib.timing import threads
 from dilib.training import TrainingSettings, train
 
 DIGITS = data.load("digits")
@@ -29,7 +29,7 @@ def digit_teacher(artifacts: str | Path) -> Classifier:
     teacher = Classifier(fresh_network(), DIGITS.preprocessing, "toy")
     path, card = Path(artifacts) / "toy" / "teacher.safetensors", plain({"training": TRAINING})
     if load_tensors(path, card) is None:
-        with one_thread():  # so small a network gains nothing from more
+        with threads(1):  # so small a network gains nothing from more
             train(teacher, DIGITS.train, TRAINING)
         save_tensors(path, weights(teacher.network), card)
     teacher.network.load_state_dict(load_tensors(path, card)[0])

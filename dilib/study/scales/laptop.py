@@ -173,4 +173,10 @@ NATURAL = replace(
     distillation=dict(zip(PAIRS, (_taught(20, 100), _taught(20, 80), _taught(14, 120)), strict=True)),
     amortised=replace(SCALE.amortised, student=dict.fromkeys(PAIRS, _streamed(15, 160))),
     continual=replace(SCALE.continual, added=("digits", "photographs"), old=(0, 1, 3, 5, 8)),
+    own_networks=(
+        settings.OwnNetwork("vgg11_bn", "vgg11_bn"),
+        # As many as a quarter of an hour was enough for with VGG-11-BN; ResNet-20 is three times slower.
+        settings.OwnNetwork("resnet20", "resnet20", updates=2250),
+        settings.OwnNetwork("resnet20", "vgg11_bn", updates=2250),
+    ),
 )

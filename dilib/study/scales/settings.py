@@ -198,6 +198,15 @@ class Amortised:
 
 
 @dataclass(frozen=True)
+class OwnNetwork:
+    """A call of `dilib.distill` as a user makes it, for the time that is usual, or for so many `updates`."""
+
+    teacher: str
+    student: str
+    updates: int | None = None
+
+
+@dataclass(frozen=True)
 class Scale:
     """All sizes of a study. Networks go by name; `widths` are shares of the published ones'."""
 
@@ -222,6 +231,7 @@ class Scale:
     quantization: Quantization
     deepdream_tv: float = 2.5e-5  # DeepDream's weight of total variation; the others' is in `objective`
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
+    own_networks: tuple[OwnNetwork, ...] = ()
     trials: int = 9  # values tried, at most, of whatever is chosen on validation images
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
 

@@ -1,0 +1,112 @@
+"""`dilib.distill` as people with a network of their own call it, nothing chosen: how far it gets, how long it takes."""
+
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from dilib import networks
+from dilib import precision as precisions
+from dilib.calls.distill import distill
+from dilib.classifier import Classifier
+from dilib.evaluation import split_accuracy
+from dilib.experiments import resnet20
+from dilib.experiments.teachers import fresh_network, load_teacher, teacher_settings
+from dilib.study.cells import Cell, Study, read_cell
+from dilib.study.scales.settings import OwnNetwork
+from dilib.study.workers import CORES
+from dilib.timing import threads
+
+PUBLISHED = "resnet20"
+NAME = "own-network"
+SHOWN = 30  # of the images that taught the student, the last
+
+
+def cells(study: Study, seed: int = 0) -> list[Cell]:
+    """What the scale tries on the study's data, but for a published network on data that it does not know."""
+    tried = study.scale.own_networks if study.dataset == "cifar10" else ()
+    return [distilled_cell(study, each, seed) for each in tried]
+
+
+def distilled_cell(study: Study, tried: OwnNetwork, seed: int = 0) -> Cell:
+    """Top-1 of a student and its teacher, images, minutes, and cores, after one call of `distill`."""
+    settings = {
+        "teacher": _settings(study, tried.teacher),
+        "student": _settings(study, tried.student),
+        "updates": tried.updates,
+    }
+    return Cell(f"{NAME}--{tried.teacher}--{tried.student}", settings, partial(_metrics, study, tried, seed), seed)
+
+
+def _settings(study: Study, network: str) -> dict | str:
+    return resnet20.FILE if network == PUBLISHED else teacher_settings(study, network)
+
+
+def _metrics(study: Study, tried: OwnNetwork, seed: int) -> dict:
+    teacher, student = _teacher(study, tried.teacher, seed), _student(study, tried.student, seed + 1)
+    folder = study.artifacts / NAME / f"{tried.teacher}-{tried.student}-seed{seed}"
+    budget = {"updates": tried.updates} if tried.updates else {}
+    test, precision = study.data.test, precisions.name(study.precision)  # that which is faster, as by default
+    started = time.perf_counter()
+    with threads(CORES):
+        images = (test.pixels, test.labels)
+        taught = distill(teacher, student, folder, test=images, precision=precision, seed=seed, **budget)
+    called = time.perf_counter() - started
+    return {
+        "top1": taught.top1,
+        "teacher_top1": split_accuracy(teacher, test),
+        "images": len(taught.pool),
+        "rounds": len(taught.history["seconds"]),
+        "threads": CORES,
+        # A call that went on after a stop took its earlier rounds, too.
+        "seconds": max(called, sum(taught.history["seconds"])),
+        "samples": taught.pool.split().pixels[-SHOWN:],
+    }
+
+
+def _teacher(study: Study, network: str, seed: int) -> Classifier:
+    if network != PUBLISHED:
+        return load_teacher(study, network, seed)
+    teacher = resnet20.published(study.data_folder)
+    return replace(teacher, network=teacher.network.to(study.device), precision=study.precision)
+
+
+def _student(study: Study, network: str, seed: int) -> nn.Module:
+    if network != PUBLISHED:
+        return fresh_network(study, network, seed)
+    torch.manual_seed(seed)
+    return resnet20.ResNet20().to(study.device)
+
+
+def finished(results: Path) -> list[dict]:
+    """Every such cell in a folder of results, in the order of their names."""
+    return [read_cell(path) for path in sorted(results.glob(f"*/*/cells/{NAME}--*.json"))]
+
+
+def table(found: list[dict]) -> pd.DataFrame:
+    """Top-1 of students and teachers, by who taught whom."""
+    return pd.DataFrame([_row(cell) for cell in found]).set_index("teacher to student")
+
+
+def _row(cell: dict) -> dict:
+    measured = cell["metrics"]
+    return {
+        "teacher to student": " to ".join(map(_title, (cell["settings"]["teacher"], cell["settings"]["student"]))),
+        "teacher": measured["teacher_top1"],
+        "student": measured["top1"],
+        "of the teacher's": 100 * measured["top1"] / measured["teacher_top1"],
+        "images": measured["images"],
+        "minutes": cell["seconds"] / 60,
+        "cores": measured["threads"],
+        "precision": cell["precision"],
+    }
+
+
+def _title(settings: dict | str) -> str:
+    if isinstance(settings, str):
+        return "ResNet-20"
+    return f"{networks.title(settings['network'])}, width {settings['width']:g}"

@@ -1,0 +1,49 @@
+"""The one call, tried by the study, and the published network that it is tried on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dilib.calls import plans
+from dilib.experiments import own_network, resnet20
+from dilib.study.cells import Study
+from dilib.study.scales.settings import OwnNetwork
+
+
+def test_resnet20_is_as_published():
+    """He et al. (2016), Table 6: 0.27 million parameters; and the names of the published file."""
+    network = resnet20.ResNet20()
+    assert sum(weight.numel() for weight in network.parameters()) == 269_722
+    assert {"conv1.weight", "layer3.2.bn2.bias", "linear.weight"} < network.state_dict().keys()
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    with torch.no_grad():
+        shortcut = resnet20.Block(4, 8, 2).eval()
+        shortcut.bn2.weight.zero_()
+        seen = shortcut(torch.ones(1, 4, 4, 4))
+    assert seen.shape == (1, 8, 2, 2)
+    assert seen[0, :, 0, 0].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
+
+
+def test_missing_weights_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no file .*teachers/resnet20-12fca82f\.th"):
+        resnet20.published(tmp_path)
+
+
+def test_a_call_becomes_a_cell_and_a_row(tmp_path, monkeypatch):
+    def plan_for(preprocessing, method):
+        plan = plans.plan_for(preprocessing, method)
+        teaching = replace(plan.teaching, updates=4, batch_size=8, batches=2)
+        return replace(plan, batch_size=16, teaching=teaching, schedule=replace(plan.schedule, stages=((None, 2),)))
+
+    monkeypatch.setattr("dilib.calls.distill.plan_for", plan_for)
+    study = Study.open("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
+    cell = own_network.distilled_cell(study, OwnNetwork("vgg11_bn", "vgg11_bn", updates=8))
+    found = study.result(cell)
+    assert (found["metrics"]["images"], found["metrics"]["rounds"], found["samples"]) == (64, 2, own_network.SHOWN)
+    assert own_network.finished(tmp_path / "results") == [found]
+    metrics = found["metrics"] | {"teacher_top1": 80.0, "top1": 60.0, "threads": 2}
+    (row,) = own_network.table([found | {"metrics": metrics, "seconds": 90.0}]).reset_index().to_dict("records")
+    assert row["teacher to student"] == "VGG-11-BN, width 0.0625 to VGG-11-BN, width 0.0625"
+    assert (row["of the teacher's"], row["minutes"], row["cores"]) == (75.0, 1.5, 2)
+    assert own_network.cells(study) == []
