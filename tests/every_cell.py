@@ -10,6 +10,7 @@ from dilib.experiments import (
     growth,
     image_sources,
     imagenet,
+    own_network,
     pruned_networks,
     quantization,
     table1_transfer,
@@ -40,6 +41,8 @@ def every_cell(study, added=()):
     shown = ("real", "deepinversion", "deepdream", "noise")
     yield from (table1_transfer.recognition_cell(study, PAIRS[0][0], method) for method in shown)
     yield amortisation.diversity_cell(study)
+    if study.dataset == "cifar10":
+        yield from (own_network.distilled_cell(study, each) for each in study.scale.own_networks)
     sources = (*study.scale.statistics.images, table1_transfer.BATCHNORM)
     yield from (table8_statistics.statistics_cell(study, m, s) for m in table8_statistics.COLUMNS for s in sources)
     yield from (figure2_competition.competition_cell(study, seed) for seed in range(10))

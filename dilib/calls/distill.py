@@ -46,6 +46,11 @@ class Taught:
     history: dict[str, list[float]]
     top1: float | None
 
+    def __str__(self) -> str:
+        minutes = sum(self.history["seconds"]) / 60
+        tested = "" if self.top1 is None else f" It names {self.top1:.1f} % of the test images."
+        return f"The student saw {len(self.pool):,} images in {minutes:.1f} minutes.{tested}"
+
 
 def distill(
     teacher: Classifier,

@@ -31,7 +31,5 @@ def _taught(options: argparse.Namespace) -> Iterator[str]:
     student = network_at(options.student)
     how = {name: getattr(options, name) for name in ("method", "minutes", "updates", "precision", "seed")}
     taught = call.distill(teacher, student, options.folder, test=test, **how)
-    yield f"The student saw {len(taught.pool):,} images in {sum(taught.history['seconds']) / 60:.1f} minutes."
-    if taught.top1 is not None:
-        yield f"It names {taught.top1:.1f} % of the test images."
+    yield str(taught)
     yield f"Its weights are {options.folder / call.STUDENT}, the last images {options.folder / call.CONTACT}"

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from dilib.artifacts import write_atomically
-from dilib.experiments import step_times
+from dilib.experiments import own_network, step_times
 from dilib.study import page, setting_table
 from dilib.study.overview import overview, studies, summaries
 
@@ -44,8 +44,10 @@ def _write(results: Path, readme: Path | None) -> None:
     for executed in (path for each in found for path in (each.folder / "notebooks").glob("*.ipynb")):
         write_atomically(executed.with_suffix(".html"), page.notebook_page(executed).encode())
     if readme:
+        own = own_network.finished(results)
+        said = summaries(found) | {"ten lines": own_network.ten_lines(own), "own": own_network.in_markdown(own)}
         for path, text in texts.items():
-            write_atomically(path, _renewed(text, summaries(found)).encode())
+            write_atomically(path, _renewed(text, {name: words for name, words in said.items() if words}).encode())
         write_atomically(readme.parent / SETTINGS, setting_table.as_markdown().encode())
 
 
