@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from every_cell import every_cell
 
 from dilib import data
 from dilib.artifacts import plain
+from dilib.experiments import catalogue
 from dilib.study.cells import Study
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -24,7 +24,8 @@ def test_committed_cells_are_read_and_not_made_again(tmp_path, monkeypatch, data
     study = Study.open("laptop", dataset, tmp_path / "results", tmp_path / "artifacts")
     monkeypatch.setattr(data, "files_digest", lambda name, folder: FLOWERS if name.startswith("folder:") else "")
     added = ("folder:flowers90",) if dataset == "imagenet" else ()
-    asked = [(cell.name, plain({"dataset": dataset, **cell.settings})) for cell in every_cell(study, added)]
+    every = [cell for name in catalogue.CELLS for cell in catalogue.cells(study, name, added=added)]
+    asked = [(cell.name, plain({"dataset": dataset, **cell.settings})) for cell in every]
     committed = [json.loads(path.read_text()) for path in (RESULTS / "laptop" / dataset).glob("cells/*.json")]
     assert len(committed) >= 10
     assert not sorted({cell["name"] for cell in committed if (cell["name"], cell["settings"]) not in asked})

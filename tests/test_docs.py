@@ -132,13 +132,15 @@ def only_parsed(monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
 
 
-MANY = sorted({line for page in PAGES for line in lines(page) if "dilib.commands" in line})
+MANY = sorted({line for page in PAGES for line in lines(page) if "dilib.commands" in line or "dilib fill" in line})
 
 
 @pytest.mark.parametrize("line", MANY)
 def test_commands_for_many_processes_are_understood(line, only_parsed):
     """Whole runs by torchrun are in test_synthesize, test_distributed and test_calls; srun's own options go unread."""
     words = shlex.split(line)
+    if "--wrap" in words:
+        words = shlex.split(words[words.index("--wrap") + 1])
     if "bash" in words:  # whose line has srun find out the first host
         words = shlex.split(re.sub(r"\$\(.*\)", "HOST", words[words.index("-c") + 1]))
     programs = [Path(word).name for word in words]
@@ -146,9 +148,13 @@ def test_commands_for_many_processes_are_understood(line, only_parsed):
         words = words[programs.index("torchrun") + 1 :]
         with pytest.raises(Parsed):
             torchrun.parse_args(words)
-    module, *options = words[words.index("-m") + 1 :]
+    if "dilib" in programs:
+        command, options = dilib_command, words[programs.index("dilib") + 1 :]
+    else:
+        module, *options = words[words.index("-m") + 1 :]
+        command = import_module(module)
     with pytest.raises(Parsed):
-        import_module(module).main(options)
+        command.main(options)
 
 
 def mentioned(program):

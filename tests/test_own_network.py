@@ -43,7 +43,7 @@ def test_a_call_becomes_a_cell_and_a_row(tmp_path, monkeypatch):
     assert (found["metrics"]["images"], found["metrics"]["rounds"], found["samples"]) == (64, 2, own_network.SHOWN)
     assert own_network.finished(tmp_path / "results") == [found]
     metrics = found["metrics"] | {"teacher_top1": 80.0, "top1": 60.0, "threads": 2}
-    (row,) = own_network.table([found | {"metrics": metrics, "seconds": 90.0}]).reset_index().to_dict("records")
+    row = own_network.row(found | {"metrics": metrics, "seconds": 90.0})
     assert row["teacher to student"] == "VGG-11-BN, width 0.0625 to VGG-11-BN, width 0.0625"
     assert (row["of the teacher's"], row["minutes"], row["cores"]) == (75.0, 1.5, 2)
     assert own_network.cells(study) == []

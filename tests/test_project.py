@@ -47,7 +47,7 @@ def test_conda_takes_the_lock_file():
 def test_the_library_imports_nothing_of_the_study():
     hidden = "\n".join(f"sys.modules[{name!r}] = None" for name in STUDY)
     work = f"import sys\n{hidden}\nimport dilib\n[getattr(dilib, name) for name in dilib.EXPORTS]"
-    for command in ("distill", "invert", "prune"):
+    for command in ("distill", "invert", "prune", "fill"):
         work += f"\nimport dilib.commands.{command}"
     subprocess.run([sys.executable, "-c", work], cwd=ROOT, check=True)
 

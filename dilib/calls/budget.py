@@ -42,16 +42,22 @@ def measured(plan: Plan, teacher: Classifier, student: nn.Module | None, seed: i
     """The cost of a plan, from a few updates of each kind; neither network is changed."""
     rival = None if student is None else Rival({}, copied(student).eval)
     recipe = replace(plan.recipe(teacher, tuple(range(teacher.structure().classes)), seed, rival), warm_up=0)
-    seconds = 0.0
-    for stage in recipe.schedule(0).stages:
-        made, each = _timed(replace(recipe, schedules=(replace(plan.schedule, stages=((stage[0], TRIED),)),)))
-        seconds += each * stage[1]
-        distance = made.history[0, 2].item()  # at the last resolution in the end
-    update = 0.0
+    of_batch, made = batch_seconds(recipe)
+    of_update = 0.0
     if student is not None:
         settings = PoolSettings(batch_size=plan.teaching.batch_size, shift=plan.teaching.shift)
-        update = update_seconds(teacher, student, teacher.preprocessing.to_pixels(made.images).cpu(), settings)
-    return Cost(seconds, update, distance)
+        of_update = update_seconds(teacher, student, teacher.preprocessing.to_pixels(made.images).cpu(), settings)
+    return Cost(of_batch, of_update, made.history[0, 2].item())
+
+
+def batch_seconds(recipe: Recipe) -> tuple[float, Inversion]:
+    """Seconds of a batch that begins with noise, from a few updates at each resolution, and those at the last."""
+    seconds = 0.0
+    for stage in recipe.schedule(0).stages:
+        schedule = replace(recipe.schedule(0), stages=((stage[0], TRIED),))
+        made, each = _timed(replace(recipe, schedules=(schedule,)))
+        seconds += each * stage[1]
+    return seconds, made
 
 
 def _timed(recipe: Recipe) -> tuple[Inversion, float]:

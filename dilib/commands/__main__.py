@@ -8,6 +8,7 @@ COMMANDS = {  # each is a module beside this one
     "invert": "make images from a trained network",
     "prune": "remove filters from a trained network, and tune what is left",
     "reproduce": "run the study's notebooks",
+    "fill": "make the study's results without notebooks, as batch systems do",
     "report": "rebuild the study's report from the results there are",
 }
 ALIASES = {"distil": "distill"}

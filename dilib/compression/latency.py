@@ -14,7 +14,6 @@ from statistics import median
 
 import numpy as np
 import torch
-from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor, nn
 
 from dilib.artifacts import damaged, read_json, write_atomically
@@ -160,6 +159,8 @@ class LookupTable:
 
 def _interpolated(rows: Sequence[int], columns: Sequence[int], values: np.ndarray) -> np.ndarray:
     """A grid's values at every number of inputs from 1 (of one row: at that row) and of outputs from 1 to the most."""
+    from scipy.interpolate import RegularGridInterpolator
+
     inputs = np.arange(1, rows[-1] + 1) if len(rows) > 1 else np.array(rows)
     mesh = np.meshgrid(inputs, np.arange(1, columns[-1] + 1), indexing="ij")
     return RegularGridInterpolator((rows, columns), values)(tuple(mesh))

@@ -3,7 +3,6 @@
 from functools import partial
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from dilib import data
@@ -86,6 +85,8 @@ def _rounds(study: Study, seed: int) -> tuple[dict[str, Tensor], Tensor]:
 
 def _spread(teacher: Classifier, real: Tensor, rounds: dict[str, Tensor], plain: Tensor) -> dict:
     """Coverage of real images by the rounds' and by plain ones, and some of them on the real ones' principal plane."""
+    from sklearn.decomposition import PCA
+
     features = {"real": penultimate_features(teacher, real)}
     features |= {name: penultimate_features(teacher, pixels) for name, pixels in rounds.items()}
     plane = PCA(2, random_state=0).fit(features["real"].numpy())

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +20,9 @@ from dilib.progress import bar
 from dilib.recipe import Recipe
 from dilib.study.cells import TILES, Cell, Study
 from dilib.study.scales.settings import ImageNet
+
+if TYPE_CHECKING:
+    import pandas
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
 VARIANTS = {  # each differs from DeepInversion in one thing
@@ -180,8 +183,10 @@ def mean_colours(images: Tensor) -> list[list[float]]:
     return images.float().mean((2, 3)).tolist()
 
 
-def colours_by_class(colours: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str]) -> pd.DataFrame:
+def colours_by_class(colours: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str]) -> "pandas.DataFrame":
     """Mean colours of several sets of images, one a class: a row a class and channel, a column a set."""
+    import pandas as pd
+
     frame = pd.DataFrame([(name, channel) for name in names for channel in ("red", "green", "blue")])
     frame.columns = ["class", "channel"]
     return frame.assign(**{kind: [value for colour in found for value in colour] for kind, found in colours.items()})

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -18,7 +17,6 @@ from dilib.experiments import resnet20
 from dilib.experiments.teachers import fresh_network, load_teacher, teacher_settings
 from dilib.study.cells import Cell, Study, read_cell
 from dilib.study.scales.settings import OwnNetwork
-from dilib.study.tables import markdown
 from dilib.study.workers import CORES
 from dilib.timing import threads
 
@@ -96,26 +94,17 @@ def ten_lines(found: list[dict]) -> str:
     usual = [cell for cell in found if cell["name"] == f"{NAME}--vgg11_bn--vgg11_bn"]
     if not usual:
         return ""
-    measured, row = usual[0]["metrics"], _row(usual[0])
+    measured, shown = usual[0]["metrics"], row(usual[0])
     return (
         f"```\n{measured['said']}\n```\n\n"
-        f"That was run on {row['cores']} CPU cores, and no setting was touched: a teacher of {usual[0]['title']} "
-        f"({_title(usual[0]['settings']['teacher'])} of the paper's; {row['teacher']:.1f} % on the test images), a "
-        f"fresh student of its kind, and images none of which is real. The student has **{row['student']:.1f} %**."
+        f"That was run on {shown['cores']} CPU cores, and no setting was touched: a teacher of {usual[0]['title']} "
+        f"({_title(usual[0]['settings']['teacher'])} of the paper's; {shown['teacher']:.1f} % on the test images), a "
+        f"fresh student of its kind, and images none of which is real. The student has **{shown['student']:.1f} %**."
     )
 
 
-def in_markdown(found: list[dict]) -> str:
-    """The table as Markdown; "" where nothing was run."""
-    return markdown(table(found).round(1)) if found else ""
-
-
-def table(found: list[dict]) -> pd.DataFrame:
-    """Top-1 of students and teachers, by who taught whom."""
-    return pd.DataFrame([_row(cell) for cell in found]).set_index("teacher to student")
-
-
-def _row(cell: dict) -> dict:
+def row(cell: dict) -> dict:
+    """Who taught whom, top-1 of both in percent, and what it took, by name."""
     measured = cell["metrics"]
     return {
         "teacher to student": " to ".join(map(_title, (cell["settings"]["teacher"], cell["settings"]["student"]))),

@@ -14,12 +14,11 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 import torchvision
-from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from dilib import networks
@@ -29,6 +28,9 @@ from dilib.classifier import Classifier, Preprocessing
 from dilib.inversion import Objective, Schedule, updates
 from dilib.precision import fastest
 from dilib.timing import wall_seconds
+
+if TYPE_CHECKING:
+    import pandas
 
 RGB = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), size=32)
 OBJECTIVE = Objective()
@@ -87,7 +89,7 @@ WORKLOADS = (
         for name, batch in (("vgg11_bn", 256), ("resnet18", 64), ("resnet34", 64))
     ),
     Workload("ResNet-50", torchvision.models.resnet50, 16, 224, 1000),
-    Workload("EfficientNet-Lite0", partial(EfficientNet.from_name, "efficientnet-lite0"), 16, 224, 1000),
+    Workload("EfficientNet-Lite0", partial(networks.untrained_imagenet_network, "efficientnet_lite0"), 16, 224, 1000),
 )
 
 
@@ -226,8 +228,10 @@ def _seconds_of_steps(workload: Workload, precision: torch.dtype, count: int, de
     return sum(wall_seconds(steps.__next__, device) for _ in range(count))
 
 
-def measured(results: Path, kind: type = Row) -> pd.DataFrame:
+def measured(results: Path, kind: type = Row) -> "pandas.DataFrame":
     """What `make bench` found on every device so far, one line a row of that kind: Row, Throughput or Transfer."""
+    import pandas as pd
+
     rows = []
     for path in sorted((results / "bench").glob("*.json")):
         content = read_json(path)

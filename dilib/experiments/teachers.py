@@ -136,6 +136,11 @@ def load_teacher(study: Study, name: str, seed: int = 0) -> Classifier:
     return teacher
 
 
+def trained(study: Study, name: str, seed: int = 0) -> bool:
+    """Whether the weights of a teacher are there."""
+    return load_tensors(*_weights(study, name, seed)) is not None
+
+
 def _weights(study: Study, name: str, seed: int) -> tuple[Path, dict]:
     """Where the weights of a teacher are, and their card."""
     path = study.artifacts / "teachers" / f"{name}-seed{seed}.safetensors"

@@ -186,13 +186,13 @@ class Study:
         split = self.data.test
         return self.data.preprocessing.normalise(split.pixels).to(self.device), split.labels.to(self.device)
 
-    def result(self, cell: Cell) -> dict:
+    def result(self, cell: Cell, wait: bool = True) -> dict:
         """The finished cell: read from results while its settings are unchanged, else made now.
 
-        Another process that wants the same cell waits for it.
+        Another process that wants the same cell waits for it, or, if it is not to `wait`, gets a filelock.Timeout.
         """
         path, settings = self._path(cell.name, cell.seed), self._settings(cell)
-        with self.lock(path.stem):
+        with self.lock(path.stem).acquire(timeout=-1 if wait else 0):
             if (found := _read(path, settings)) is not None:
                 return found
             started = time.perf_counter()
