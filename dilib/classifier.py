@@ -46,7 +46,8 @@ class Preprocessing:
             raise ValueError(f"mean {self.mean} and std {self.std} differ in length; give one of each per channel")
         if not all(0 <= mean <= 1 for mean in self.mean) or not all(0 < std <= 1 for std in self.std):
             raise ValueError(
-                f"mean {self.mean} and std {self.std} are not of pixels in [0, 1]; divide those of 0 to 255 by 255"
+                f"mean {self.mean} and std {self.std} are not of pixels in [0, 1]; "
+                "divide those of 0 to 255 by 255, and give stds above 0"
             )
         if min(sides(self.size)) < 1:
             raise ValueError(f"size {self.size} is out of range; give one number of at least 1, or height and width")
@@ -115,6 +116,9 @@ class Classifier:
     precision: torch.dtype = torch.float32
 
     def __post_init__(self):
+        if not isinstance(self.network, nn.Module) or not isinstance(self.preprocessing, Preprocessing):
+            found = f"{type(self.network).__name__} and {type(self.preprocessing).__name__}"
+            raise ValueError(f"a classifier can't be made of {found}; give a torch.nn.Module and its Preprocessing")
         object.__setattr__(self, "network", unwrapped(self.network))
 
     @property

@@ -265,8 +265,7 @@ class PoolDataset(Dataset):
     def __init__(self, folder: Path | str):
         self.paths = sorted(Path(folder).glob("batch-*.safetensors"))
         if not self.paths or not (Path(folder) / CARD).exists():
-            command = f"dilib invert --folder {folder}"
-            raise ValueError(f"{folder} holds no pool; fill one with {command}")
+            raise ValueError(f"{folder} holds no pool; `dilib invert` or dilib.make_images fills one")
         self.card = read_json(Path(folder) / CARD)
         self.ends = list(accumulate(map(_count, self.paths)))
         self._checked: set[Path] = set()

@@ -117,6 +117,8 @@ def _why_not(classifier: Classifier, size: Size, error: Exception, role: str) ->
 
     for other in (1, 3, 4):
         if other != channels and takes(other, size):
+            if "student" in role:
+                return f"{role} takes images with {other} channel(s) and the teacher {channels}; give one for the same"
             said = f"{role} takes images with {other} channel(s) but its preprocessing has {channels}"
             return f"{said}; give one mean and std per channel"
     height, width = sides(size)

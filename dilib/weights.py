@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -13,19 +14,21 @@ from dilib.artifacts import write_atomically
 from dilib.downloads import reason
 
 NESTED = ("state_dict", "model_state_dict", "model", "net")  # where training scripts keep a network's state
-PREFIXES = ("module.", "_orig_mod.")  # of networks that were wrapped when they were saved
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # of networks that were part of others when they were saved
 
 
 def load_weights(network: nn.Module, path: Path | str) -> nn.Module:
     """The network with the weights of a file, in evaluation mode: safetensors, or a state dict that torch saved.
 
-    A state dict may stand under "state_dict" or the like, and its names begin with "module.". Raises ValueError for a
-    file that is neither, or does not fit the network.
+    A state dict may stand under "state_dict" or the like, and its names begin with "module." or "model.". Raises
+    ValueError for a file that is neither, or does not fit the network.
 
     Example:
         >>> network = load_weights(my_package.my_network(), "weights.safetensors")
     """
-    state = _unwrapped(_state(Path(path)))
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"the network is a {type(network).__name__}; give a torch.nn.Module first, then the file")
+    state = _unwrapped(_state(Path(path)), network)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -52,6 +55,9 @@ def _state(path: Path) -> Mapping[str, Tensor]:
         pass
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        said = "it holds more than tensors, as a whole network does"
+        raise ValueError(f"{path} can't be read as weights ({said}); save network.state_dict() in its place") from error
     except Exception as error:  # unpickling raises whatever a file makes it stumble over
         raise ValueError(
             f"{path} can't be read as weights ({reason(error)}); save network.state_dict() by torch or safetensors"
@@ -59,13 +65,15 @@ def _state(path: Path) -> Mapping[str, Tensor]:
     nested = (found[key] for key in NESTED if isinstance(found, Mapping) and isinstance(found.get(key), Mapping))
     found = next(nested, found)
     if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError(f"{path} holds no state dict; save network.state_dict() by torch or safetensors")
+        names = f" but {', '.join(map(str, list(found)[:5]))}" if isinstance(found, Mapping) and found else ""
+        raise ValueError(f"{path} holds no state dict{names}; save network.state_dict() by torch or safetensors")
     return found
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _unwrapped(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    own = network.state_dict()
     for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in state):
+        if all(name.startswith(prefix) for name in state) and not all(name.startswith(prefix) for name in own):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return dict(state)
 
@@ -92,7 +100,12 @@ def network_at(place: str) -> nn.Module:
     if not (module and function):
         raise ValueError(f"{place!r} names no network; write it as package.module:function")
     try:
-        made = getattr(import_module(module), function)()
+        found = import_module(module)
+        if not hasattr(found, function):
+            raise ValueError(f"{module} has no {function}; write {module}: and the name of a function in it")
+        made = getattr(found, function)()
+    except ValueError:
+        raise
     except Exception as error:  # importing and calling somebody's code may raise anything
         why = f"{type(error).__name__}: {reason(error)}"
         raise ValueError(f"{place} can't be made ({why}); is it importable here?") from error

@@ -541,7 +541,7 @@ def dropout_in_training(network):
         (
             small,
             {"student": small(channels=1)},
-            r"the student takes images with 1 channel\(s\) but its preprocessing has 3",
+            r"the student takes images with 1 channel\(s\) and the teacher 3; give one for the same",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import dilib
 from dilib import networks
 from dilib.calls import budget, plans
 from dilib.calls.distill import STUDENT
-from dilib.calls.given import suited
+from dilib.calls.given import pixels_of, suited
+from dilib.commands.given import in_order
 from dilib.data import Split
 from dilib.evaluation import split_accuracy, top1
 
@@ -225,7 +228,7 @@ def test_a_changed_network_is_found_again_and_its_call_goes_on(teacher, tmp_path
     CHANGED[call](teacher, images, tmp_path / "stopped")
     for folder in ("whole", "stopped"):
         assert torch.equal(dilib.load_network(teacher, tmp_path / folder)(batch), whole(batch))
-    with pytest.raises(ValueError, match="holds a run with images"):
+    with pytest.raises(ValueError, match="holds a run with other images; choose another folder"):
         CHANGED[call](teacher, images.flip(0), tmp_path / "whole")
 
 
@@ -239,6 +242,28 @@ def sized(teacher, size):
     return replace(teacher, preprocessing=replace(teacher.preprocessing, size=size))
 
 
+def changed(teacher, change):
+    network = copy.deepcopy(teacher.network)
+    return replace(teacher, network=change(network) or network)
+
+
+def untrained(teacher):
+    def forget(network):
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_running_stats()
+
+    return changed(teacher, forget)
+
+
+def unbounded(teacher):
+    return changed(teacher, lambda network: network[0][0].weight.data.fill_(float("nan")) is None)
+
+
+def ending(teacher, layer):
+    return changed(teacher, lambda network: nn.Sequential(network, layer).eval())
+
+
 def halved(teacher):
     return replace(teacher, network=copy.deepcopy(teacher.network).half())
 
@@ -247,34 +272,103 @@ def halved(teacher):
     ("call", "words"),
     [
         (lambda t, s, f: dilib.distill(t, s, f, method="best"), "unknown method 'best'; choose from amortised, deep"),
-        (lambda t, s, f: dilib.distill(t, s, f, minutes=0), "minutes 0 is no budget"),
+        (lambda t, s, f: dilib.distill(t, s, f, minutes=0), "minutes 0 is out of range; give a number above 0"),
         (lambda t, s, f: dilib.distill(t, s, f, precision="half"), "unknown precision 'half'; choose from float32"),
+        (lambda t, s, f: dilib.distill(t.network, s, f), "the teacher is a Sequential; give dilib.Classifier(network"),
+        (lambda t, s, f: dilib.distill(t, t.network, f), "the student shares weights with the teacher"),
+        (lambda t, s, f: dilib.distill(t, lambda: s, f), "the student is a function; give a torch.nn.Module"),
+        (lambda t, s, f: dilib.distill(t, s.double(), f), "the student's weights are float64; call .float"),
+        (lambda t, s, f: dilib.distill(t, s.requires_grad_(False), f), "none of the student's weights takes gradients"),
+        (lambda t, s, f: dilib.distill(t, s, None), "the folder is None; give a path"),
+        (lambda t, s, f: dilib.distill(t, s, f, test="test"), "images with labels are a str; give (pixels, labels)"),
+        (lambda t, s, f: dilib.distill(t, s, f, minutes="5"), "minutes '5' is out of range"),
+        (lambda t, s, f: dilib.make_images(t, f, 4.5), "count 4.5 is out of range; give a whole number above 0"),
+        (
+            lambda t, s, f: dilib.make_images(t, f, 4, classes=3),
+            "classes 3 are no whole numbers; give some from 0 to 3",
+        ),
+        (lambda t, s, f: dilib.make_images(untrained(t), f, 4), "BatchNorm layers have seen no image"),
+        (lambda t, s, f: dilib.make_images(unbounded(t), f, 4), "is not finite everywhere; load weights that are"),
+        (
+            lambda t, s, f: dilib.make_images(ending(t, nn.Sigmoid()), f, 4),
+            "returns probabilities; have it return logi",
+        ),
+        (lambda t, s, f: dilib.make_images(ending(t, nn.Linear(4, 1)), f, 4), "Sequential has a single output"),
         (lambda t, s, f: dilib.load_network(t, f), "holds no run; give a folder that a call wrote"),
-        (lambda t, s, f: dilib.distill(t, s, f, test=(torch.rand(4, 3, 32, 32), torch.arange(4))), "give uint8 pixels"),
+        (
+            lambda t, s, f: dilib.distill(t, s, f, test=(torch.rand(4, 3, 32, 32), torch.arange(4))),
+            "or uint8 pixels, N×3×32×32, not normalised",
+        ),
         (
             lambda t, s, f: dilib.distill(t, s, f, test=(real(4)[0], torch.arange(4) + 1)),
             "give whole numbers from 0 to 3",
         ),
         (lambda t, s, f: dilib.make_images(t, f, 4, names=["cat"]), "1 names do not fit the teacher's 4 classes"),
-        (lambda t, s, f: dilib.make_images(t, f, 4, classes=[4]), "do not fit the teacher's 4; choose from 0 to 3"),
+        (lambda t, s, f: dilib.make_images(t, f, 4, classes=[4]), "are not the teacher's; choose from 0 to 3"),
         (lambda t, s, f: dilib.make_images(t, f, 4, method="adaptive"), "adaptive images compete with a student"),
-        (lambda t, s, f: dilib.make_images(t, f, 0), "count 0 is no budget"),
-        (lambda t, s, f: dilib.distill(sized(t, 30), s, f), "have sides that are multiples of 4, not 30"),
+        (lambda t, s, f: dilib.make_images(t, f, 0), "count 0 is out of range; give a whole number above 0"),
+        (lambda t, s, f: dilib.distill(sized(t, 34), s, f), "have sides that are multiples of 4, not 34"),
         (lambda t, s, f: dilib.distill(halved(t), s, f), "the teacher's weights are float16; call"),
         (lambda t, s, f: dilib.distill(replace(t, precision=torch.float64), s, f), "unknown precision 'float64'"),
-        (lambda t, s, f: dilib.add_classes(t, (real(4)[0], torch.ones(4)), real(8)[0], f), "labels are torch.float32"),
+        (
+            lambda t, s, f: dilib.add_classes(t, (real(4)[0], torch.ones(4)), real(8)[0], f),
+            "labels are float32, (4,); give 4 whole numbers",
+        ),
         (
             lambda t, s, f: dilib.prune(t, torch.zeros(2, 1, 32, 32, dtype=torch.uint8), f),
-            "give uint8 pixels, N×3×32",
+            "images are uint8, 2×1×32×32; give a pool",
         ),
         (lambda t, s, f: dilib.prune(t, real(8)[0], f, filters=1.0), "a share of 1.0 filters can't be removed"),
         (lambda t, s, f: dilib.quantize(t, real(8)[0], f, bits=1), "1 bits are out of range; choose from 2 to 8"),
+        (lambda t, s, f: dilib.quantize(t, real(8)[0], f, bits="4"), "'4' bits are out of range; choose from 2 to 8"),
+        (lambda t, s, f: dilib.prune(t, f / "none", f), "holds no pool; `dilib invert` or dilib.make_images fills one"),
+        (
+            lambda t, s, f: dilib.add_classes(t, (real(4)[0], torch.arange(4) + 10), real(8)[0], f),
+            "labels of new classes are [10, 11, 12, 13]; number them from 0 to 3",
+        ),
+        (
+            lambda t, s, f: dilib.add_classes(t, None, real(8)[0], f),
+            "images with labels are a NoneType; give (pixels, l",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_work_starts(teacher, smaller, tmp_path, call, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=re.escape(words)):
         call(teacher, smaller, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_another_preprocessing_is_another_run(teacher, brief, tmp_path):
+    """As after finding out that mean and deviation were wrong."""
+    other = replace(teacher, preprocessing=replace(teacher.preprocessing, mean=(0.0, 0.0, 0.0)))
+    images = real(64)[0]
+    pool = dilib.make_images(teacher, tmp_path / "images", 8)
+    for name, call in CHANGED.items():
+        call(teacher, images, tmp_path / name)
+        with pytest.raises(ValueError, match=r"holds a run with preprocessing .*; choose another folder"):
+            call(other, images, tmp_path / name)
+    with pytest.raises(ValueError, match="the pool was made for another preprocessing of this network"):
+        dilib.prune(other, pool, tmp_path / "from-a-pool")
+
+
+def test_more_images_go_into_the_same_folder(teacher, brief, tmp_path):
+    first = dilib.make_images(teacher, tmp_path, 4).split().pixels
+    more = dilib.make_images(teacher, tmp_path, 10).split().pixels
+    assert len(more) == 12
+    assert torch.equal(more[:4], first)
+    assert len(list((tmp_path / "images").rglob("*.png"))) == 12
+
+
+def test_pools_go_by_their_folder_and_arrays_are_taken(teacher, brief, tmp_path):
+    pool = dilib.make_images(teacher, tmp_path / "pool", 8)
+    found = [pixels_of(images, teacher) for images in (pool, tmp_path / "pool", str(tmp_path / "pool"))]
+    assert all(torch.equal(each, found[0]) for each in found)
+    assert torch.equal(pixels_of(found[0].numpy(), teacher), found[0])
+
+
+def test_class_folders_go_by_their_numbers():
+    assert in_order(["10-dog", "2-cat", "1"]) == ["1", "2-cat", "10-dog"]
+    assert in_order(["b", "a", "10"]) == ["10", "a", "b"]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import itertools
 import statistics
 import time
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +33,11 @@ class Cost:
 
 
 def check_budget(**given: float | None) -> None:
-    """Raise ValueError for a budget of nothing, by its name."""
+    """Raise ValueError for a budget of nothing, by its name; of `minutes` there may be a part."""
     for name, value in given.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name} {value} is no budget; give a number above 0")
+        kind, wanted = (Real, "a number above 0") if name == "minutes" else (Integral, "a whole number above 0")
+        if value is not None and (not isinstance(value, kind) or not 0 < value < float("inf")):
+            raise ValueError(f"{name} {value!r} is out of range; give {wanted}")
 
 
 def measured(plan: Plan, teacher: Classifier, student: nn.Module | None, seed: int = 0) -> Cost:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from dilib import precision as precisions
-from dilib.artifacts import fingerprint, fingerprint_of
+from dilib.artifacts import fingerprint_of
 from dilib.calls import budget, folders
-from dilib.calls.given import check_precision, classes_of, computing_in, pixels_of, split_of
+from dilib.calls.given import check_precision, classes_of, computing_in, identity, pixels_of, split_of
 from dilib.calls.tuning import NETWORK
 from dilib.checks import check_seed
 from dilib.classifier import Classifier, sides
@@ -25,7 +25,7 @@ from dilib.weights import load_weights, save_weights
 def add_classes(
     teacher: Classifier,
     new: tuple[Tensor, Tensor],
-    images: PoolDataset | Tensor,
+    images: PoolDataset | Tensor | Path | str,
     folder: Path | str,
     *,
     updates: int = 500,
@@ -34,20 +34,21 @@ def add_classes(
 ) -> nn.Module:
     """A copy of the teacher that knows further classes, taught on real images of these and dreamt ones of the old.
 
-    `new` are uint8 (N, C, H, W) with labels (N,) from 0, which follow the old ones in the result; `images` a pool, or
-    uint8 pixels, from the teacher. BatchNorm stays as it is. `precision` is "float32" or "bfloat16", or whichever is
-    faster here. The network goes into `folder`, for `load_network`; if it is stopped, the same call begins anew.
+    `new` are uint8 (N, C, H, W) with labels (N,) from 0, which follow the old ones in the result; `images` a pool, its
+    folder, or uint8 pixels, from the teacher. BatchNorm stays as it is. `precision` is "float32" or "bfloat16", or
+    whichever is faster here. The network goes into `folder`, for `load_network`; if it is stopped, the same call begins
+    anew.
     Raises ValueError for bad input and for a network that does not end in a linear layer.
 
     Example:
         >>> network = add_classes(teacher, (pixels, labels), make_images(teacher, "my-images", 1024), "my-more")
     """
-    folder = Path(folder)
+    folder = folders.place(folder)
     check_seed(seed)
     check_precision(precision)
     budget.check_budget(updates=updates)
     old, memories, new = classes_of(teacher), pixels_of(images, teacher), split_of(new, teacher)
-    count = int(new.labels.max()) + 1
+    count = _count_of(new)
     extended = with_classes(teacher, count, seed)
     asked = {
         "call": "add_classes",
@@ -55,7 +56,7 @@ def add_classes(
         "updates": updates,
         "precision": precision,
         "seed": seed,
-        "teacher": fingerprint(teacher.network),
+        **identity(teacher),
         "images": fingerprint_of({"old": memories, "new": new.pixels, "labels": new.labels}),
     }
     decided = folders.begun(
@@ -75,6 +76,14 @@ def add_classes(
 def with_classes(teacher: Classifier, count: int, seed: int) -> nn.Module:
     """A copy of the teacher's network with so many more outputs, which have learnt nothing yet."""
     return precisions.in_safe_format(extend(teacher, count, seed)).eval()
+
+
+def _count_of(new: Split) -> int:
+    """How many classes there are. Raises ValueError where one of them has no image."""
+    found = new.labels.unique().tolist()
+    if found != list(range(len(found))):
+        raise ValueError(f"labels of new classes are {found}; number them from 0 to {len(found) - 1}")
+    return len(found)
 
 
 def _settings(teacher: Classifier, updates: int) -> ExtensionSettings:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dilib import distillation
 from dilib import precision as precisions
-from dilib.artifacts import digest, fingerprint, write_atomically
+from dilib.artifacts import digest, write_atomically
 from dilib.calls import budget, folders
-from dilib.calls.given import check_precision, classes_of, computing_in, split_of, suited
+from dilib.calls.given import check_precision, checked_learner, classes_of, computing_in, identity, suited, test_split
 from dilib.calls.plans import Plan, plan_for
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
@@ -21,7 +21,6 @@ from dilib.precision import in_safe_format
 from dilib.progress import bar
 from dilib.recipe import Rival
 from dilib.rounds import Run
-from dilib.trial import checked_student
 from dilib.weights import save_weights
 
 FEW = 8  # rounds, below which a student has hardly begun
@@ -77,13 +76,13 @@ def distill(
         >>> teacher = Classifier(my_network.eval(), Preprocessing((0.491, 0.482, 0.447), (0.247, 0.243, 0.262), 32))
         >>> taught = distill(teacher, smaller_network, "my-run", minutes=12)
     """
-    folder, plan = Path(folder), plan_for(teacher.preprocessing, method)
+    folder, classes = folders.place(folder), classes_of(teacher)
+    plan = plan_for(teacher.preprocessing, method)
     check_seed(seed)
     check_precision(precision)
     budget.check_budget(minutes=minutes, updates=updates)
-    classes = classes_of(teacher)
-    checked_student(teacher, student, classes)
-    test, plan = split_of(test, teacher, classes), suited(plan, teacher)
+    student = checked_learner(teacher, student, classes)
+    test, plan = test_split(test, teacher, classes), suited(plan, teacher)
     student = in_safe_format(student.to(teacher.device))
     shapes = {name: list(tensor.shape) for name, tensor in student.state_dict().items()}
     asked = {
@@ -92,7 +91,7 @@ def distill(
         **({"updates": updates} if updates else {"minutes": minutes}),
         "precision": precision,
         "seed": seed,
-        "teacher": fingerprint(teacher.network),
+        **identity(teacher),
         "student": digest([repr(student), shapes]),
     }
     decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, student, asked))

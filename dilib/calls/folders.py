@@ -9,6 +9,15 @@ from filelock import FileLock
 from dilib.artifacts import read_json, write_atomically
 
 CARD = "run.json"
+OTHERS = {"teacher": "another teacher", "student": "another student", "images": "other images"}  # which go by digests
+
+
+def place(folder: Path | str) -> Path:
+    """The folder as a path. Raises ValueError for what is none."""
+    try:
+        return Path(folder)
+    except TypeError as error:
+        raise ValueError(f"the folder is {folder!r}; give a path") from error
 
 
 def asked(folder: Path) -> dict:
@@ -35,7 +44,6 @@ def begun(folder: Path, asked: dict, decide: Callable[[], dict]) -> dict:
     before = card.get("asked", {})
     for name in asked:
         if before.get(name) != asked[name]:
-            raise ValueError(
-                f"{folder} holds a run with {name} {before.get(name)}, not {asked[name]}; choose another folder"
-            )
+            other = OTHERS.get(name, f"{name} {before.get(name)}, not {asked[name]}")
+            raise ValueError(f"{folder} holds a run with {other}; choose another folder")
     return card["decided"]

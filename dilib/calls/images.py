@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from dilib import precision as precisions
-from dilib.artifacts import fingerprint
 from dilib.calls import budget, folders
-from dilib.calls.given import check_precision, classes_of, computing_in, suited
+from dilib.calls.given import check_precision, classes_of, computing_in, identity, suited
 from dilib.calls.plans import Plan, plan_for
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
@@ -46,40 +45,43 @@ def make_images(
     """
     if method == "adaptive":
         raise ValueError("adaptive images compete with a student; use distill, or choose amortised or deepinversion")
-    folder, plan = Path(folder), plan_for(teacher.preprocessing, method)
+    folder, known = folders.place(folder), classes_of(teacher)
+    plan = plan_for(teacher.preprocessing, method)
     check_seed(seed)
     check_precision(precision)
     budget.check_budget(minutes=minutes, count=count)
-    known = classes_of(teacher)
     names, classes = _checked_names(names, known), _checked_classes(classes, known)
-    plan = replace(suited(plan, teacher), batch_size=min(plan.batch_size, operator.index(count)))
-    batches = -(-count // plan.batch_size)
+    plan = replace(suited(plan, teacher), batch_size=min(plan.batch_size, count))
     asked = {
         "call": "make_images",
         "method": method,
         "classes": list(classes),
         "names": list(names),
-        "batch_size": plan.batch_size,
         "minutes": minutes,
         "precision": precision,
         "seed": seed,
-        "teacher": fingerprint(teacher.network),
+        **identity(teacher),
     }
-    decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, minutes, batches, precision, seed))
+    decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, minutes, count, precision, seed))
     teacher = replace(teacher, precision=precisions.named(decided["precision"]))
+    plan = replace(plan, batch_size=decided["batch_size"])  # of the first call, where this one wants more images
     recipe = plan.fitted(decided["distance"]).longer(decided["longer"]).recipe(teacher, classes, seed)
     pool = ImagePool(folder, replace(recipe, shuffled=False))
-    _fill(pool, names, batches)
+    _fill(pool, names, -(-count // plan.batch_size))
     pool.note(names=list(names))
     return PoolDataset(folder)
 
 
-def _decide(plan: Plan, teacher: Classifier, minutes: float | None, batches: int, precision, seed: int) -> dict:
+def _decide(plan: Plan, teacher: Classifier, minutes: float | None, count: int, precision, seed: int) -> dict:
     fast = computing_in(teacher, precision)
     cost = budget.measured(plan, fast, None, seed)
-    longer = 1.0 if minutes is None else 60 * minutes / (batches * cost.batch)
-    longer = min(LONGEST, max(SHORTEST, longer))
-    return {"longer": longer, "precision": precisions.name(fast.precision), "distance": cost.distance}
+    longer = 1.0 if minutes is None else 60 * minutes / (-(-count // plan.batch_size) * cost.batch)
+    return {
+        "batch_size": plan.batch_size,
+        "longer": min(LONGEST, max(SHORTEST, longer)),
+        "precision": precisions.name(fast.precision),
+        "distance": cost.distance,
+    }
 
 
 def _fill(pool: ImagePool, names: Sequence[str], batches: int) -> None:
@@ -103,7 +105,10 @@ def _checked_names(names: Sequence[str] | None, classes: int) -> tuple[str, ...]
 
 
 def _checked_classes(classes: Sequence[int] | None, known: int) -> tuple[int, ...]:
-    chosen = tuple(range(known)) if classes is None else tuple(map(operator.index, classes))
+    try:
+        chosen = tuple(range(known)) if classes is None else tuple(map(operator.index, classes))
+    except TypeError as error:
+        raise ValueError(f"classes {classes!r} are no whole numbers; give some from 0 to {known - 1}") from error
     if not chosen or not all(0 <= each < known for each in chosen):
-        raise ValueError(f"classes {list(chosen)} do not fit the teacher's {known}; choose from 0 to {known - 1}")
+        raise ValueError(f"classes {list(chosen)} are not the teacher's; choose from 0 to {known - 1}")
     return chosen

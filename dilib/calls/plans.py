@@ -71,7 +71,7 @@ def plan_for(preprocessing: Preprocessing, method: str) -> Plan:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     if method == "amortised" and any(side % 4 for side in sides(preprocessing.size)):
         raise ValueError(
-            f"amortised images have sides that are multiples of 4, not {preprocessing.size}; choose another method"
+            f"amortised images have sides that are multiples of 4, not {preprocessing.size}; choose deepinversion"
         )
     side = min(sides(preprocessing.size))
     small = max(sides(preprocessing.size)) <= SMALL

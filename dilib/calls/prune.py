@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dilib import precision as precisions
-from dilib.artifacts import write_atomically
+from dilib.artifacts import damaged, write_atomically
 from dilib.calls import budget, folders
-from dilib.calls.given import check_precision, classes_of, computing_in, pixels_of, split_of
+from dilib.calls.given import check_precision, classes_of, computing_in, pixels_of, test_split
 from dilib.calls.tuning import Compressed, Tuning, batch_size
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
@@ -28,7 +28,7 @@ KEPT = "kept.safetensors"
 
 def prune(
     teacher: Classifier,
-    images: PoolDataset | Tensor,
+    images: PoolDataset | Tensor | Path | str,
     folder: Path | str,
     *,
     filters: float = 0.5,
@@ -40,20 +40,20 @@ def prune(
 ) -> Compressed:
     """Remove this share of the teacher's `filters`, ranked on `images`, and tune what is left on them. Eqs. 10, 12.
 
-    `images` are a pool, or uint8 (N, C, H, W). Tuning takes about so many `minutes`, or as many `updates`, in tens;
-    ranking comes before it. `precision` is "float32" or "bfloat16", or whichever is faster here. The network goes into
-    `folder`, for `load_network`; if tuning is stopped, the same call goes on from there.
+    `images` are a pool, its folder, or uint8 (N, C, H, W). Tuning takes about so many `minutes`, or as many `updates`,
+    in tens; ranking comes before it. `precision` is "float32" or "bfloat16", or whichever is faster here. The network
+    goes into `folder`, for `load_network`; if tuning is stopped, the same call goes on from there.
     Raises ValueError for bad input and for a network whose filters can't be removed.
 
     Example:
         >>> smaller = prune(teacher, make_images(teacher, "my-images", 1024), "my-pruned", filters=0.5)
     """
-    folder, target = Path(folder), Target("filters", filters)
+    folder, target = folders.place(folder), Target("filters", filters)
     check_seed(seed)
     check_precision(precision)
     budget.check_budget(minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
-    test, groups = split_of(test, teacher, classes), pruning.coupled(teacher)
+    test, groups = test_split(test, teacher, classes), pruning.coupled(teacher)
     tuning = Tuning(pixels, 0.05, minutes, updates, precision, seed)
 
     def decide() -> dict:
@@ -73,9 +73,13 @@ def without_filters(teacher: Classifier, folder: Path) -> nn.Module:
     """A copy of the teacher's network, in evaluation mode, without the filters that the folder says go."""
     try:
         masks = load_file(folder / KEPT)
-        kept: Kept = {group: masks[group.convolutions[0]] for group in pruning.coupled(teacher)}
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ValueError(f"{folder / KEPT} can't be used ({error}); prune into another folder") from error
+    except (OSError, SafetensorError) as error:
+        raise damaged(folder / KEPT, error) from error
+    groups = pruning.coupled(teacher)
+    shapes = {group.convolutions[0]: (group.channels,) for group in groups}
+    if shapes != {name: tuple(stays.shape) for name, stays in masks.items()}:
+        raise ValueError(f"{folder} holds another network than {type(teacher.network).__name__}; give its own teacher")
+    kept: Kept = {group: masks[group.convolutions[0]] for group in groups}
     return precisions.in_safe_format(pruning.removed(teacher, kept)).eval()
 
 

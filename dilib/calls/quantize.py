@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dilib import precision as precisions
 from dilib.calls import budget, folders
-from dilib.calls.given import classes_of, pixels_of, split_of
+from dilib.calls.given import classes_of, pixels_of, test_split
 from dilib.calls.tuning import Compressed, Tuning
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
@@ -21,7 +21,7 @@ LR = 1e-3  # without BatchNorm, which quantisation folds away, higher rates dive
 
 def quantize(
     teacher: Classifier,
-    images: PoolDataset | Tensor,
+    images: PoolDataset | Tensor | Path | str,
     folder: Path | str,
     *,
     bits: int = 4,
@@ -38,11 +38,11 @@ def quantize(
     Example:
         >>> on_four_bits = quantize(teacher, make_images(teacher, "my-images", 1024), "my-coarse", bits=4).network
     """
-    folder = Path(folder)
+    folder = folders.place(folder)
     check_seed(seed)
     budget.check_budget(minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
-    test, tuning = split_of(test, teacher, classes), Tuning(pixels, LR, minutes, updates, None, seed)
+    test, tuning = test_split(test, teacher, classes), Tuning(pixels, LR, minutes, updates, None, seed)
     spread = torch.linspace(0, len(pixels) - 1, min(CALIBRATING, len(pixels))).long()
     network = on_bits(teacher, bits, teacher.preprocessing.normalise(pixels[spread]))
     asked = {"call": "quantize", "bits": bits, **tuning.asked(teacher)}

@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dilib import precision as precisions
-from dilib.artifacts import fingerprint, fingerprint_of
+from dilib.artifacts import fingerprint_of
 from dilib.calls import budget
+from dilib.calls.given import identity
 from dilib.classifier import Classifier, sides
 from dilib.data import Split
 from dilib.distillation import PoolSettings, distill_on_pool
@@ -47,7 +48,7 @@ class Tuning:
             **({"updates": self.updates} if self.updates else {"minutes": self.minutes}),
             "precision": self.precision,
             "seed": self.seed,
-            "teacher": fingerprint(teacher.network),
+            **identity(teacher),
             "images": fingerprint_of({"pixels": self.pixels}),
         }
 
@@ -63,7 +64,7 @@ class Tuning:
         """The network, taught in place to say what the teacher says of the images, and written into the folder."""
         before = None if test is None else split_accuracy(teacher.with_network(network), test)
         settings = replace(self._settings(teacher), updates=decided["updates"])
-        with counted(ROUNDS, f"tuning {type(network).__name__}") as on_round:
+        with counted(ROUNDS, f"tuning {type(teacher.network).__name__}") as on_round:
             run = Run(self.seed, folder / CHECKPOINT, decided, on_round)
             distill_on_pool(teacher, network, self.pixels, None, settings, run)
         save_weights(folder / NETWORK, network)

@@ -11,7 +11,8 @@ def _stop(number: int, _) -> NoReturn:
     """End this process and all that it started, but for those that then clean up after them."""
     import psutil
 
-    print("Stopped; the same command goes on", file=sys.stderr, flush=True)
+    beneath = "\n" if sys.stderr.isatty() else ""  # a bar that stands there
+    print(f"{beneath}Stopped; the same command goes on", file=sys.stderr, flush=True)
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if "resource_tracker" not in " ".join(process.cmdline()):

@@ -2,13 +2,12 @@
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
 from dilib.calls import distill as call
 from dilib.calls.plans import METHODS
-from dilib.commands.given import answered, parser_of, real_images, teacher_of
+from dilib.commands.given import add_test, answered, parser_of, real_images, teacher_of
 from dilib.weights import network_at
 
 
@@ -18,8 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--student", required=True, help="package.module:function that makes it")
     parser.add_argument("--method", default=METHODS[0], help=f"how images are made: {', '.join(METHODS)}")
     parser.add_argument("--minutes", type=float, default=12.0, help="about how long it may take (default: 12)")
-    parser.add_argument("--updates", type=int, help="of the student, in place of minutes")
-    parser.add_argument("--test", type=Path, help="real images in FOLDER/CLASS/, if there are any, to look at")
+    rounds = "of the student, in place of minutes; in whole rounds (of 150, with other methods of 100)"
+    parser.add_argument("--updates", type=int, help=rounds)
+    add_test(parser)
     options = parser.parse_args(arguments)
     return answered(lambda: _taught(options))
 

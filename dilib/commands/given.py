@@ -1,6 +1,7 @@
 """What the commands for a network of one's own have in common: how it is named, read and tested."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from dilib.weights import load_weights, network_at
 def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the options that say what the teacher is."""
     parser = argparse.ArgumentParser(prog=f"dilib {name}", description=description)
-    teacher = parser.add_argument_group("the teacher")
+    needed = "a network of your own, package.module:function, needs all of these; an ImageNet classifier its name alone"
+    teacher = parser.add_argument_group("the teacher", needed)
     teacher.add_argument(
         "--teacher", required=True, help="package.module:function that makes it, or an ImageNet classifier's name"
     )
@@ -33,6 +35,12 @@ def parser_of(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_test(parser: argparse.ArgumentParser) -> None:
+    """An option for real images."""
+    folders = "in a folder for each class that begins with its number: FOLDER/0-cat/"
+    parser.add_argument("--test", type=Path, help=f"real images to measure with, if there are any, {folders}")
+
+
 def teacher_of(options: argparse.Namespace) -> Classifier:
     """The teacher that the options describe. Raises ValueError where they do not, and Unreachable without weights."""
     device = default_device()
@@ -44,7 +52,7 @@ def teacher_of(options: argparse.Namespace) -> Classifier:
         if not getattr(options, option):
             raise ValueError(f"--{option} is needed for a network of your own; `--help` shows how it is written")
     mean, std, size = (_numbers(options, name) for name in ("mean", "std", "size"))
-    preprocessing = Preprocessing(mean, std, int(size[0]) if len(size) == 1 else tuple(map(int, size)))
+    preprocessing = Preprocessing(mean, std, int(size[0]) if len(set(size)) == 1 else tuple(map(int, size)))
     network = load_weights(network_at(options.teacher), options.weights).to(device)
     return Classifier(network, preprocessing, type(network).__name__)
 
@@ -54,7 +62,8 @@ def _numbers(options: argparse.Namespace, name: str) -> tuple[float, ...]:
     try:
         return tuple(map(float, text.split(",")))
     except ValueError as error:
-        raise ValueError(f"--{name} {text!r} are not numbers; write them as in 0.5,0.5,0.5") from error
+        example = "32 or 96,160" if name == "size" else "0.5,0.5,0.5"
+        raise ValueError(f"--{name} {text!r} is no list of numbers; write it as in {example}") from error
 
 
 def class_names_of(options: argparse.Namespace, teacher: Classifier) -> Sequence[str] | None:
@@ -65,7 +74,10 @@ def class_names_of(options: argparse.Namespace, teacher: Classifier) -> Sequence
 
 
 def real_images(options: argparse.Namespace, teacher: Classifier) -> tuple[Tensor, Tensor] | None:
-    """Images of --test/CLASS/ with their labels, classes in alphabetical order. Raises ValueError for a poor folder."""
+    """Images of --test/CLASS/ with their labels, by the number that folders begin with, or else by name.
+
+    Raises ValueError for a poor folder.
+    """
     folder, size = options.test, teacher.preprocessing.size
     if folder is None:
         return None
@@ -73,10 +85,16 @@ def real_images(options: argparse.Namespace, teacher: Classifier) -> tuple[Tenso
         raise ValueError(f"there is no folder {folder}; give one with a folder of images for each class")
     if isinstance(size, tuple):
         raise ValueError("--test takes square images alone; test the student from Python")
-    names, classes = class_names(folder), teacher.structure().classes
+    names, classes = in_order(class_names(folder)), teacher.structure().classes
     if len(names) != classes:
         raise ValueError(f"{folder} has {len(names)} classes and the teacher {classes}; give a folder for each")
     return decoded(listed(folder, names), teacher.preprocessing.channels, size, options.folder / "decoded")
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Class folders by the number that all begin with, or else by name."""
+    numbers = [re.match(r"\d+", name) for name in names]
+    return sorted(names, key=lambda name: int(re.match(r"\d+", name)[0]) if all(numbers) else name)
 
 
 def answered(work: Callable[[], Sequence[str]]) -> int:

@@ -1,5 +1,7 @@
 """Networks on few bits: weights and activations rounded to grids, whose ranges are set on any images. Sec. 5."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
@@ -62,8 +64,8 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
     It computes in floating point what integers would give, and can be trained: gradients pass through the rounding.
     Raises ValueError for `bits` outside 2..8, and for a network that can't be traced or folded.
     """
-    if not 2 <= bits <= 8:
-        raise ValueError(f"{bits} bits are out of range; choose from 2 to 8")
+    if not isinstance(bits, Integral) or not 2 <= bits <= 8:
+        raise ValueError(f"{bits!r} bits are out of range; choose from 2 to 8")
     images = images.to(next(network.parameters()).device)
     folded = _folded(network, images).requires_grad_(True)
     calls = [node for node in folded.graph.nodes if node.op == "call_module" and _rounds(folded, node)]
