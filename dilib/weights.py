@@ -101,14 +101,12 @@ def network_at(place: str) -> nn.Module:
         raise ValueError(f"{place!r} names no network; write it as package.module:function")
     try:
         found = import_module(module)
-        if not hasattr(found, function):
-            raise ValueError(f"{module} has no {function}; write {module}: and the name of a function in it")
-        made = getattr(found, function)()
-    except ValueError:
-        raise
+        made = getattr(found, function)() if hasattr(found, function) else None
     except Exception as error:  # importing and calling somebody's code may raise anything
         why = f"{type(error).__name__}: {reason(error)}"
         raise ValueError(f"{place} can't be made ({why}); is it importable here?") from error
+    if not hasattr(found, function):
+        raise ValueError(f"{module} has no {function}; write {module}: and the name of a function in it")
     if not isinstance(made, nn.Module):
         raise ValueError(f"{place} returns a {type(made).__name__}; have it return a torch.nn.Module")
     return made

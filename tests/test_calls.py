@@ -282,6 +282,9 @@ def halved(teacher):
         (lambda t, s, f: dilib.distill(t, s, None), "the folder is None; give a path"),
         (lambda t, s, f: dilib.distill(t, s, f, test="test"), "images with labels are a str; give (pixels, labels)"),
         (lambda t, s, f: dilib.distill(t, s, f, minutes="5"), "minutes '5' is out of range"),
+        (lambda t, s, f: dilib.distill(t, s, f, minutes=None), "minutes None is out of range"),
+        (lambda t, s, f: dilib.make_images(t, f, 4, names=[1, 2, 3, 4]), "names [1, 2, 3, 4] are no list of texts"),
+        (lambda t, s, f: dilib.prune(t, real(8)[0], f, filters="half"), "'half' is no target; give a number"),
         (lambda t, s, f: dilib.make_images(t, f, 4.5), "count 4.5 is out of range; give a whole number above 0"),
         (
             lambda t, s, f: dilib.make_images(t, f, 4, classes=3),
@@ -352,11 +355,27 @@ def test_another_preprocessing_is_another_run(teacher, brief, tmp_path):
 
 
 def test_more_images_go_into_the_same_folder(teacher, brief, tmp_path):
-    first = dilib.make_images(teacher, tmp_path, 4).split().pixels
-    more = dilib.make_images(teacher, tmp_path, 10).split().pixels
-    assert len(more) == 12
-    assert torch.equal(more[:4], first)
-    assert len(list((tmp_path / "images").rglob("*.png"))) == 12
+    first = dilib.make_images(teacher, tmp_path / "pool", 8).split().pixels
+    more = dilib.make_images(teacher, tmp_path / "pool", 12).split().pixels
+    assert len(more) == 16
+    assert torch.equal(more[:8], first)
+    assert len(list((tmp_path / "pool" / "images").rglob("*.png"))) == 16
+    dilib.make_images(teacher, tmp_path / "few", 4)
+    with pytest.raises(ValueError, match="was begun with batches of 4, too few for more; choose another folder"):
+        dilib.make_images(teacher, tmp_path / "few", 8)
+
+
+def test_a_pool_that_is_not_done_is_not_taken_for_whole(teacher, brief, tmp_path):
+    pool = dilib.make_images(teacher, tmp_path, 16)
+    pool.paths[1].unlink()
+    with pytest.raises(ValueError, match="has 8 of 16 images; repeat the call that began it"):
+        dilib.prune(teacher, tmp_path, tmp_path / "pruned")
+
+
+def test_numbers_may_be_numpys(teacher, tmp_path):
+    found = dilib.quantize(teacher, real(64)[0], tmp_path, bits=np.int64(4), updates=np.int64(10), seed=np.int64(1))
+    assert json.loads((tmp_path / "run.json").read_text())["asked"]["seed"] == 1
+    assert found.network(torch.randn(2, 3, 32, 32)).shape == (2, 4)
 
 
 def test_pools_go_by_their_folder_and_arrays_are_taken(teacher, brief, tmp_path):
@@ -367,8 +386,11 @@ def test_pools_go_by_their_folder_and_arrays_are_taken(teacher, brief, tmp_path)
 
 
 def test_class_folders_go_by_their_numbers():
-    assert in_order(["10-dog", "2-cat", "1"]) == ["1", "2-cat", "10-dog"]
+    numbered = [f"{number}-class" for number in range(12)]
+    assert in_order(sorted(numbered)) == numbered
     assert in_order(["b", "a", "10"]) == ["10", "a", "b"]
+    with pytest.raises(ValueError, match=r"class folders are numbered \[1, 7\]; number them from 0 to 1"):
+        in_order(["1-cat", "7-dog"])
 
 
 @pytest.fixture

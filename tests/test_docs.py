@@ -170,6 +170,12 @@ def test_what_is_to_be_made_can_be(line):
     assert all(f" {name}=" in known for name in re.findall(r"(\w+)=", line))
 
 
+@pytest.mark.parametrize("line", [line for line in mentioned("dilib ") if " --" in line and "--help" not in line])
+def test_options_in_prose_are_understood(line, only_parsed):
+    with pytest.raises(Parsed):
+        dilib_command.main(shlex.split(line)[1:])
+
+
 @pytest.mark.parametrize("line", mentioned("dilib "))
 def test_commands_explain_themselves(line, capsys):
     with pytest.raises(SystemExit) as ended:

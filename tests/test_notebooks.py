@@ -64,7 +64,8 @@ def test_the_catalogue_has_what_the_notebooks_ask_for(run):
     for dataset in ("digits", "imagenet"):
         study = Study.open("smoke", dataset, results.parents[1], results.parents[2] / "artifacts")
         made = {path.stem for path in study.results.glob("cells/*.json")}
-        asked = {f"{cell.name}--seed{cell.seed}" for name in catalogue.CELLS for cell in catalogue.cells(study, name)}
+        ran = [name for name in catalogue.CELLS if (name == "07_imagenet") == (dataset == "imagenet")]
+        asked = {f"{cell.name}--seed{cell.seed}" for name in ran for cell in catalogue.cells(study, name)}
         assert made == asked
 
 

@@ -1,14 +1,18 @@
 """The one call, tried by the study, and the published network that it is tried on."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from dilib.calls import plans
+from dilib.commands import report
 from dilib.experiments import own_network, resnet20
 from dilib.study.cells import Study
 from dilib.study.scales.settings import OwnNetwork
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_resnet20_is_as_published():
@@ -47,3 +51,20 @@ def test_a_call_becomes_a_cell_and_a_row(tmp_path, monkeypatch):
     assert row["teacher to student"] == "VGG-11-BN, width 0.0625 to VGG-11-BN, width 0.0625"
     assert (row["of the teacher's"], row["minutes"], row["cores"]) == (75.0, 1.5, 2)
     assert own_network.cells(study) == []
+
+
+def test_what_the_readme_says_is_the_cells(tmp_path):
+    settings = {"network": "vgg11_bn", "width": 0.25}
+    measured = {"top1": 81.64, "teacher_top1": 85.19, "said": "The student saw 5 images.", "images": 5, "threads": 2}
+    cell = {"name": "own-network--vgg11_bn--vgg11_bn", "title": "CIFAR-10", "seed": 0, "seconds": 90.0}
+    cell |= {"precision": "float32", "metrics": measured, "settings": {"teacher": settings, "student": settings}}
+    said = own_network.ten_lines([cell])
+    assert said.startswith("```\nThe student saw 5 images.\n```")
+    assert "on 2 CPU cores" in said
+    assert "(VGG-11-BN, width 0.25 of the paper's; 85.2 % on the test images)" in said
+    assert said.endswith("The student has **81.6 %**.")
+    assert "| VGG-11-BN, width 0.25 to VGG-11-BN, width 0.25 |" in " ".join(report._table([cell]).split())
+    assert (own_network.ten_lines([]), report._table([])) == ("", "")
+    for page, name in (("README.md", "ten lines"), ("docs/own-network.md", "own")):
+        begin, end = report.marks(name)
+        assert begin in (ROOT / page).read_text().partition(end)[0]

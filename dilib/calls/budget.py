@@ -32,11 +32,13 @@ class Cost:
         return plan.teaching.batches * self.batch + plan.teaching.updates * self.update
 
 
-def check_budget(**given: float | None) -> None:
-    """Raise ValueError for a budget of nothing, by its name; of `minutes` there may be a part."""
+def check_budget(optional: str = "", **given: float | None) -> None:
+    """Raise ValueError for a budget of nothing, by its name; `minutes` may be any number, the `optional` one None."""
     for name, value in given.items():
+        if value is None and name == optional:
+            continue
         kind, wanted = (Real, "a number above 0") if name == "minutes" else (Integral, "a whole number above 0")
-        if value is not None and (not isinstance(value, kind) or not 0 < value < float("inf")):
+        if not isinstance(value, kind) or not 0 < value < float("inf"):
             raise ValueError(f"{name} {value!r} is out of range; give {wanted}")
 
 

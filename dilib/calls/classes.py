@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from dilib import precision as precisions
 from dilib.artifacts import fingerprint_of
 from dilib.calls import budget, folders
-from dilib.calls.given import check_precision, classes_of, computing_in, identity, pixels_of, split_of
+from dilib.calls.given import check_precision, classes_of, computing_in, identity, pixels_of, seed_of, split_of
 from dilib.calls.tuning import NETWORK
-from dilib.checks import check_seed
 from dilib.classifier import Classifier, sides
 from dilib.continual.extension import ExtensionSettings, Lesson, extend, learn_new_classes
 from dilib.data import Split
@@ -44,7 +43,7 @@ def add_classes(
         >>> network = add_classes(teacher, (pixels, labels), make_images(teacher, "my-images", 1024), "my-more")
     """
     folder = folders.place(folder)
-    check_seed(seed)
+    seed = seed_of(seed)
     check_precision(precision)
     budget.check_budget(updates=updates)
     old, memories, new = classes_of(teacher), pixels_of(images, teacher), split_of(new, teacher)

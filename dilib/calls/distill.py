@@ -11,9 +11,17 @@ from dilib import distillation
 from dilib import precision as precisions
 from dilib.artifacts import digest, write_atomically
 from dilib.calls import budget, folders
-from dilib.calls.given import check_precision, checked_learner, classes_of, computing_in, identity, suited, test_split
+from dilib.calls.given import (
+    check_precision,
+    checked_learner,
+    classes_of,
+    computing_in,
+    identity,
+    seed_of,
+    suited,
+    test_split,
+)
 from dilib.calls.plans import Plan, plan_for
-from dilib.checks import check_seed
 from dilib.classifier import Classifier
 from dilib.evaluation import split_accuracy
 from dilib.pool import Batch, ImagePool, PoolDataset, save_contact_sheet
@@ -47,7 +55,7 @@ class Taught:
 
     def __str__(self) -> str:
         minutes = sum(self.history["seconds"]) / 60
-        tested = "" if self.top1 is None else f" It names {self.top1:.1f} % of the test images."
+        tested = "" if self.top1 is None else f" It classifies {self.top1:.1f} % of the test images correctly."
         return f"The student saw {len(self.pool):,} images in {minutes:.1f} minutes.{tested}"
 
 
@@ -78,9 +86,9 @@ def distill(
     """
     folder, classes = folders.place(folder), classes_of(teacher)
     plan = plan_for(teacher.preprocessing, method)
-    check_seed(seed)
+    seed = seed_of(seed)
     check_precision(precision)
-    budget.check_budget(minutes=minutes, updates=updates)
+    budget.check_budget("updates", minutes=minutes, updates=updates)
     student = checked_learner(teacher, student, classes)
     test, plan = test_split(test, teacher, classes), suited(plan, teacher)
     student = in_safe_format(student.to(teacher.device))

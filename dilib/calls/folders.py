@@ -39,7 +39,7 @@ def begun(folder: Path, asked: dict, decide: Callable[[], dict]) -> dict:
     with FileLock(folder / f".{CARD}.lock"):  # other processes may want to fill the folder, too
         if not path.exists():
             card = {"asked": asked, "decided": decide()}
-            write_atomically(path, (json.dumps(card, indent=1) + "\n").encode())
+            write_atomically(path, (json.dumps(card, indent=1, default=int) + "\n").encode())  # numpy's numbers, too
     card = read_json(path)
     before = card.get("asked", {})
     for name in asked:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dilib import precision as precisions
 from dilib.artifacts import fingerprint, plain
 from dilib.calls.plans import Plan
+from dilib.checks import check_seed
 from dilib.classifier import Classifier
 from dilib.data import Split
 from dilib.feature_statistics import FeatureStatistics
@@ -27,11 +28,11 @@ def classes_of(teacher: Classifier, trained: bool = True) -> int:
         said = "give dilib.Classifier(network, dilib.Preprocessing(mean, std, size))"
         raise ValueError(f"the teacher is a {type(teacher).__name__}; {said}")
     _check_float32("the teacher", teacher.network)
-    if trained:
-        _check_learnt(teacher.network)
     precisions.named(precisions.name(teacher.precision))
     classes = tried(teacher, [teacher.preprocessing.size], None).classes
-    _check_logits(teacher, classes)
+    if trained:
+        _check_learnt(teacher.network)
+        _check_logits(teacher, classes)
     return classes
 
 
@@ -102,6 +103,12 @@ def _takes(teacher: Classifier, size) -> bool:
     return True
 
 
+def seed_of(seed: int) -> int:
+    """The seed, as Python's own number. Raises ValueError for one that is out of range."""
+    check_seed(seed)
+    return int(seed)
+
+
 def check_precision(precision: str | None) -> None:
     """Raise ValueError for anything but a precision's name, or None for whichever is faster."""
     if precision is not None:
@@ -128,9 +135,12 @@ def computing_in(teacher: Classifier, precision: str | None) -> Classifier:
 
 
 def pool_at(folder: Path | str) -> PoolDataset:
-    """The images in a folder that `make_images` or `distill` wrote. Raises ValueError where there are none."""
+    """The images that `make_images` or `distill` wrote into a folder. Raises ValueError where some are missing."""
     inner = Path(folder) / "images"
-    return PoolDataset(inner if (inner / CARD).exists() else folder)
+    pool = PoolDataset(inner if (inner / CARD).exists() else folder)
+    if pool.card.get("wanted", 0) > len(pool):
+        raise ValueError(f"{folder} has {len(pool)} of {pool.card['wanted']} images; repeat the call that began it")
+    return pool
 
 
 def pixels_of(images, teacher: Classifier) -> Tensor:

@@ -9,9 +9,8 @@ import torch
 
 from dilib import precision as precisions
 from dilib.calls import budget, folders
-from dilib.calls.given import check_precision, classes_of, computing_in, identity, suited
+from dilib.calls.given import check_precision, classes_of, computing_in, identity, seed_of, suited
 from dilib.calls.plans import Plan, plan_for
-from dilib.checks import check_seed
 from dilib.classifier import Classifier
 from dilib.pool import ImagePool, PoolDataset, save_contact_sheet, save_pictures
 from dilib.progress import bar
@@ -37,7 +36,7 @@ def make_images(
     They are in `folder`/images/LABEL-NAME/NUMBER.png, a hundred of them in contact.png, and come back as normalised
     images with labels. `minutes` make updates more or fewer than is usual, up to fifty times; `precision` is "float32"
     or "bfloat16", or whichever is faster here. The same call goes on where it was stopped, one for more images adds to
-    them, and any number of processes may fill one folder.
+    them in as many minutes each, and any number of processes may fill one folder.
     Raises ValueError for bad input, and FloatingPointError when a loss stops being finite.
 
     Example:
@@ -47,11 +46,11 @@ def make_images(
         raise ValueError("adaptive images compete with a student; use distill, or choose amortised or deepinversion")
     folder, known = folders.place(folder), classes_of(teacher)
     plan = plan_for(teacher.preprocessing, method)
-    check_seed(seed)
+    seed = seed_of(seed)
     check_precision(precision)
-    budget.check_budget(minutes=minutes, count=count)
+    budget.check_budget("minutes", minutes=minutes, count=count)
     names, classes = _checked_names(names, known), _checked_classes(classes, known)
-    plan = replace(suited(plan, teacher), batch_size=min(plan.batch_size, count))
+    plan = suited(plan, teacher)
     asked = {
         "call": "make_images",
         "method": method,
@@ -62,13 +61,17 @@ def make_images(
         "seed": seed,
         **identity(teacher),
     }
-    decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, minutes, count, precision, seed))
+    first = replace(plan, batch_size=min(plan.batch_size, count))
+    decided = folders.begun(folder, asked, lambda: _decide(first, teacher, minutes, count, precision, seed))
     teacher = replace(teacher, precision=precisions.named(decided["precision"]))
-    plan = replace(plan, batch_size=decided["batch_size"])  # of the first call, where this one wants more images
+    batch_size = decided["batch_size"]  # of the first call, where this one wants more images
+    if batch_size < min(plan.batch_size, count):
+        raise ValueError(f"{folder} was begun with batches of {batch_size}, too few for more; choose another folder")
+    plan = replace(plan, batch_size=batch_size)
     recipe = plan.fitted(decided["distance"]).longer(decided["longer"]).recipe(teacher, classes, seed)
     pool = ImagePool(folder, replace(recipe, shuffled=False))
+    pool.note(names=list(names), wanted=count)  # so that what is not whole yet can be told
     _fill(pool, names, -(-count // plan.batch_size))
-    pool.note(names=list(names))
     return PoolDataset(folder)
 
 
@@ -99,6 +102,8 @@ def _fill(pool: ImagePool, names: Sequence[str], batches: int) -> None:
 def _checked_names(names: Sequence[str] | None, classes: int) -> tuple[str, ...]:
     if names is None:
         return tuple(map(str, range(classes)))
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"names {names!r} are no list of texts; give one for each class")
     if len(names) != classes:
         raise ValueError(f"{len(names)} names do not fit the teacher's {classes} classes; give one each")
     return tuple(names)

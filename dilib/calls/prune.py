@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from dilib import precision as precisions
 from dilib.artifacts import damaged, write_atomically
 from dilib.calls import budget, folders
-from dilib.calls.given import check_precision, classes_of, computing_in, pixels_of, test_split
+from dilib.calls.given import check_precision, classes_of, computing_in, pixels_of, seed_of, test_split
 from dilib.calls.tuning import Compressed, Tuning, batch_size
-from dilib.checks import check_seed
 from dilib.classifier import Classifier
 from dilib.compression import pruning
 from dilib.compression.pruning import Coupled, Kept, PruningSettings, Target
@@ -49,9 +48,9 @@ def prune(
         >>> smaller = prune(teacher, make_images(teacher, "my-images", 1024), "my-pruned", filters=0.5)
     """
     folder, target = folders.place(folder), Target("filters", filters)
-    check_seed(seed)
+    seed = seed_of(seed)
     check_precision(precision)
-    budget.check_budget(minutes=minutes, updates=updates)
+    budget.check_budget("updates", minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
     test, groups = test_split(test, teacher, classes), pruning.coupled(teacher)
     tuning = Tuning(pixels, 0.05, minutes, updates, precision, seed)

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from dilib import precision as precisions
 from dilib.calls import budget, folders
-from dilib.calls.given import classes_of, pixels_of, test_split
+from dilib.calls.given import classes_of, pixels_of, seed_of, test_split
 from dilib.calls.tuning import Compressed, Tuning
-from dilib.checks import check_seed
 from dilib.classifier import Classifier
 from dilib.compression.quantization import quantized
 from dilib.pool import PoolDataset
@@ -39,8 +38,8 @@ def quantize(
         >>> on_four_bits = quantize(teacher, make_images(teacher, "my-images", 1024), "my-coarse", bits=4).network
     """
     folder = folders.place(folder)
-    check_seed(seed)
-    budget.check_budget(minutes=minutes, updates=updates)
+    seed = seed_of(seed)
+    budget.check_budget("updates", minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
     test, tuning = test_split(test, teacher, classes), Tuning(pixels, LR, minutes, updates, None, seed)
     spread = torch.linspace(0, len(pixels) - 1, min(CALIBRATING, len(pixels))).long()

@@ -6,37 +6,40 @@ Any number of processes may fill one folder of results, each on one thread: on a
 import argparse
 import sys
 import time
-from collections.abc import Iterator
 
 from filelock import Timeout
 
+from dilib.calls.budget import check_budget
 from dilib.checks import check_seed
 from dilib.downloads import Unreachable
-from dilib.experiments import catalogue, estimates
+from dilib.experiments import catalogue, estimates, own_network
 from dilib.study.cells import Cell, Study
 from dilib.study.scales import SCALES
 from dilib.study.scales.settings import PAIRS
 
-TIMED = ("growth", "latency", "speeds", "resolution")  # cells that say how long something takes, beside nothing else
+# Left to the notebooks: what says how long something takes, or depends on that, is measured beside nothing else.
+TIMED = ("growth", "resolution", "latency", "speeds", "pruned", "tuned", "choice--eta", own_network.NAME)
+BUSY = "another process makes it"
+FAILURES = (ValueError, FloatingPointError, Unreachable, ModuleNotFoundError)  # of one cell
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make what is missing and fits into the time; 0 on success, 2 on bad input."""
+    """Make what is missing and fits into the time; 0 on success, 1 where a result failed, 2 on bad input."""
     options = _parse(arguments)
     try:
+        notebooks, seeds = _notebooks(options.only), _seeds(options.seeds)
+        check_budget("minutes", minutes=options.minutes)
         study = Study.open(options.scale, options.dataset, options.results, options.artifacts)
-        wanted = list(_wanted(study, options))
+        wanted = _wanted(study, notebooks, seeds, options.pairs)
         missing = [cell for cell in wanted if not study.has(cell)]
-        print(f"{len(wanted) - len(missing)} of {len(wanted)} results are in {study.results}")
-        for line in _filled(study, missing, options.minutes):
-            print(line, flush=True)
-    except (ValueError, FloatingPointError, Unreachable) as error:
+        print(f"{len(wanted) - len(missing)} of {len(wanted)} results are in {study.results}", flush=True)
+        return _fill(study, missing, options.minutes)
+    except (ValueError, Unreachable) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}; mend that, and the same command goes on", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -45,27 +48,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", help="a data set's name or folder:PATH; default: the scale's own")
     parser.add_argument("--only", default="", help="only what notebooks ask for whose file name contains this")
     parser.add_argument("--seeds", default="0", help="comma-separated seeds, as in 0,1,2")
-    parser.add_argument("--pairs", type=int, default=len(PAIRS), help="how many of Table 1's pairs: 1, 2 or 3")
+    every = range(1, len(PAIRS) + 1)
+    parser.add_argument("--pairs", type=int, default=len(PAIRS), choices=every, help="how many of Table 1's pairs")
     parser.add_argument("--minutes", type=float, help="begin nothing that would not end in so many; default: no limit")
     parser.add_argument("--results", default="results", help="folder for results")
     parser.add_argument("--artifacts", default="artifacts", help="folder for weights, image pools and data")
     return parser.parse_args(arguments)
 
 
-def _wanted(study: Study, options: argparse.Namespace) -> Iterator[Cell]:
-    """The cells of the notebooks that are asked for, each once, seed by seed within a notebook."""
-    notebooks = [name for name in catalogue.CELLS if options.only in name]
-    if not notebooks:
-        raise ValueError(f"no notebook is called {options.only!r}; choose a part of {', '.join(catalogue.CELLS)}")
-    if not 1 <= options.pairs <= len(PAIRS):
-        raise ValueError(f"there are no {options.pairs} pairs; choose from 1 to {len(PAIRS)}")
-    found = {}
-    for notebook in notebooks:
-        for seed in _seeds(options.seeds):
-            for cell in catalogue.cells(study, notebook, seed, options.pairs):
-                if not cell.name.startswith(TIMED):
-                    found[cell.name, cell.seed] = cell
-    return iter(found.values())
+def _notebooks(only: str) -> list[str]:
+    found = [name for name in catalogue.CELLS if only in name]
+    if not found:
+        raise ValueError(f"no notebook is called {only!r}; choose a part of {', '.join(catalogue.CELLS)}")
+    return found
 
 
 def _seeds(text: str) -> list[int]:
@@ -78,30 +73,57 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _filled(study: Study, missing: list[Cell], minutes: float | None) -> Iterator[str]:
-    """A line on each cell: made, left to another process, or left as there is no time for it."""
+def _wanted(study: Study, notebooks: list[str], seeds: list[int], pairs: int) -> list[Cell]:
+    """The cells of the notebooks, each once, seed by seed within a notebook."""
+    tasks = [(notebook, seed) for notebook in notebooks for seed in seeds]
+    every = [cell for task in tasks for cell in catalogue.cells(study, *task, pairs)]
+    found = {(cell.name, cell.seed): cell for cell in every if not cell.name.startswith(TIMED)}
+    if not found:
+        raise ValueError(f"nothing of {', '.join(notebooks)} can be made here; use `make reproduce`, or other data")
+    return list(found.values())
+
+
+def _fill(study: Study, missing: list[Cell], minutes: float | None) -> int:
+    """Make what there is time for, with a line on each cell; 1 where one failed, which stops no other."""
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
-    for number, cell in enumerate(missing):
-        name = f"{cell.name}, seed {cell.seed}"
-        if (left := end - time.monotonic()) <= 0:
-            yield f"{len(missing) - number} results are left, and no time"
-            return
+    failed = 0
+    for cell in missing:
+        if time.monotonic() >= end:
+            print("the others: left, as there is no time", flush=True)
+            break
         if study.has(cell):
             continue  # another process has made it meanwhile
-        if minutes is not None and not (needed := estimates.seconds_of(study, cell) or float("inf")) < left:
-            yield f"{name}: left, as it needs {_in_minutes(needed)} and there are {_in_minutes(left)}"
-            continue
+        name = f"{cell.name}, seed {cell.seed}"
         try:
-            made = study.result(cell, wait=False)
+            said = _why_left(study, cell, end) or _in_short(study.result(cell, wait=False))
+            print(f"{name}: {said}", flush=True)
         except Timeout:
-            yield f"{name}: another process makes it"
-            continue
-        top1 = f"{made['metrics']['top1']:.2f} %, " if "top1" in made["metrics"] else ""
-        yield f"{name}: {top1}{_in_minutes(made['seconds'])}"
+            print(f"{name}: {BUSY}", flush=True)
+        except FAILURES as error:
+            failed = 1
+            print(f"error: {name}: {error}", file=sys.stderr, flush=True)
+    return failed
+
+
+def _why_left(study: Study, cell: Cell, end: float) -> str:
+    """Why a cell is not begun; "" where nothing is against it."""
+    if study.being_made(cell):
+        return BUSY
+    if end == float("inf"):
+        return ""
+    needed, left = estimates.seconds_of(study, cell), end - time.monotonic()
+    if needed is None:
+        return "left, as there is no telling how long it takes; call this without --minutes"
+    return "" if needed < left else f"left, as it needs {_in_minutes(needed)} and there are {_in_minutes(left)}"
+
+
+def _in_short(made: dict) -> str:
+    top1 = f"{made['metrics']['top1']:.2f} %, " if "top1" in made["metrics"] else ""
+    return f"{top1}{_in_minutes(made['seconds'])}"
 
 
 def _in_minutes(seconds: float) -> str:
-    return "an unknown time" if seconds == float("inf") else f"{seconds / 60:.1f} minutes"
+    return f"{seconds / 60:.1f} minutes"
 
 
 if __name__ == "__main__":

@@ -92,9 +92,13 @@ def real_images(options: argparse.Namespace, teacher: Classifier) -> tuple[Tenso
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Class folders by the number that all begin with, or else by name."""
-    numbers = [re.match(r"\d+", name) for name in names]
-    return sorted(names, key=lambda name: int(re.match(r"\d+", name)[0]) if all(numbers) else name)
+    """Class folders by the number that all begin with, from 0, or else by name. Raises ValueError for other numbers."""
+    numbers = [int(found[0]) for name in names if (found := re.match(r"\d+", name))]
+    if len(numbers) < len(names):
+        return sorted(names)
+    if sorted(numbers) != list(range(len(names))):
+        raise ValueError(f"class folders are numbered {sorted(numbers)}; number them from 0 to {len(names) - 1}")
+    return [name for _, name in sorted(zip(numbers, names, strict=True))]
 
 
 def answered(work: Callable[[], Sequence[str]]) -> int:

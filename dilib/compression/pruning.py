@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,8 @@ class Target:
     def __post_init__(self):
         if self.kind not in TARGETS:
             raise ValueError(f"target {self.kind!r} is unknown; choose from {', '.join(TARGETS)}")
+        if not isinstance(self.value, Real):
+            raise ValueError(f"{self.value!r} is no target; give a number")
         if self.kind == "filters" and not 0 < self.value < 1:
             raise ValueError(f"a share of {self.value} filters can't be removed; choose one between 0 and 1")
         if self.value <= 0:

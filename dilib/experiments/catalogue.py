@@ -35,7 +35,8 @@ def cells(
 
     `pairs` are how many of Table 1's are asked for; `added` the data sets that Table 7 adds, by default the scale's.
     """
-    if notebook in ON_IMAGENET if study.dataset == "imagenet" else notebook != "07_imagenet":
+    takes = notebook in ON_IMAGENET if study.dataset == "imagenet" else notebook != "07_imagenet"
+    if takes:
         yield from CELLS[notebook](study, seed, pairs, added)
 
 
@@ -85,8 +86,10 @@ def _growth(study: Study, seed: int, *_) -> Iterator[Cell]:
 
 
 def _imagenet(study: Study, seed: int, *_) -> Iterator[Cell]:
-    yield imagenet.real_cell(study)
-    yield from (imagenet.variant_cell(study, name, seed) for name in imagenet.VARIANTS)
+    variants = imagenet.variants(study.scale.imagenet)
+    yield from (imagenet.variant_cell(study, name, seed) for name in variants)
+    if imagenet.has_real(study):
+        yield imagenet.real_cell(study)
 
 
 def _from_scratch(study: Study, seed: int, *_) -> Iterator[Cell]:
@@ -161,4 +164,4 @@ CELLS = {
     "07_imagenet": _imagenet,  # which takes no other data set
     "12_your_own_network": _own_network,
 }
-ON_IMAGENET = ("07_imagenet", "09_table7_continual")
+ON_IMAGENET = ("07_imagenet", "08_table6_from_scratch", "09_table7_continual", "10_table4_pruning")

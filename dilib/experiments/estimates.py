@@ -23,15 +23,16 @@ STEPS = 4  # that are timed
 
 
 def seconds_of(study: Study, cell: Cell) -> float | None:
-    """Seconds of a teacher's training or a student's transfer, images included; None for a cell of another kind.
+    """Seconds of a teacher's training or a student's transfer, images included; of other cells, another seed's.
 
-    A transfer's teacher is trained first if it is not there yet.
+    A transfer's teacher is trained first if it is not there yet. None where nothing can be told.
     """
     settings = plain(cell.settings)
     if "training" in settings:
         return _of_training(study, settings)
-    if not {"teacher", "student", "method", "distillation"} <= settings.keys():
-        return None
+    transfer = {"teacher", "student", "method", "distillation"} <= settings.keys()
+    if not transfer or settings["teacher"]["dataset"] != study.data_name:
+        return max((found["seconds"] for found in study.finished(cell)), default=None)
     there = trained(study, settings["teacher"]["network"], cell.seed)
     return _of_transfer(study, settings) + (0 if there else _of_training(study, settings["teacher"]))
 

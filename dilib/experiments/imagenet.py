@@ -94,9 +94,13 @@ def real_result(study: Study) -> dict | None:
 
     The cell keeps their mean colours, not the images: they are not ours to publish.
     """
-    cell, settings = real_cell(study), study.scale.imagenet
-    there = study.has(cell) or imagenet_validation(study.data_folder, settings.classes) is not None
-    return study.result(cell) if there else None
+    return study.result(real_cell(study)) if has_real(study) else None
+
+
+def has_real(study: Study) -> bool:
+    """Whether there is the cell of real images, or the images."""
+    found = study.has(real_cell(study))
+    return found or imagenet_validation(study.data_folder, study.scale.imagenet.classes) is not None
 
 
 def real_cell(study: Study) -> Cell:

@@ -10,6 +10,7 @@ from torch import nn
 
 from dilib import networks
 from dilib import precision as precisions
+from dilib.artifacts import digest
 from dilib.calls.distill import distill
 from dilib.classifier import Classifier
 from dilib.evaluation import split_accuracy
@@ -41,16 +42,17 @@ def distilled_cell(study: Study, tried: OwnNetwork, seed: int = 0) -> Cell:
         "student": _settings(study, tried.student),
         "updates": tried.updates,
     }
-    return Cell(f"{NAME}--{tried.teacher}--{tried.student}", settings, partial(_metrics, study, tried, seed), seed)
+    work = partial(_metrics, study, tried, digest(settings), seed)
+    return Cell(f"{NAME}--{tried.teacher}--{tried.student}", settings, work, seed)
 
 
 def _settings(study: Study, network: str) -> dict | str:
     return resnet20.FILE if network == PUBLISHED else teacher_settings(study, network)
 
 
-def _metrics(study: Study, tried: OwnNetwork, seed: int) -> dict:
+def _metrics(study: Study, tried: OwnNetwork, name: str, seed: int) -> dict:
     teacher, student = _teacher(study, tried.teacher, seed), _student(study, tried.student, seed + 1)
-    folder = study.artifacts / NAME / f"{tried.teacher}-{tried.student}-seed{seed}"
+    folder = study.artifacts / NAME / f"{name}-seed{seed}"
     budget = {"updates": tried.updates} if tried.updates else {}
     precision = precisions.name(study.precision)  # that which is faster, as by default
     started = time.perf_counter()
@@ -114,6 +116,7 @@ def row(cell: dict) -> dict:
         "images": measured["images"],
         "minutes": cell["seconds"] / 60,
         "cores": measured["threads"],
+        "seed": cell["seed"],
         "precision": cell["precision"],
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
@@ -237,6 +237,14 @@ class Study:
     def has(self, cell: Cell) -> bool:
         """Whether the cell is there, with these settings."""
         return _read(self._path(cell.name, cell.seed), self._settings(cell)) is not None
+
+    def being_made(self, cell: Cell) -> bool:
+        """Whether another process makes the cell."""
+        try:
+            with self.lock(self._path(cell.name, cell.seed).stem).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def samples(self, finished: dict) -> Tensor:
         """The sample images, uint8 (N, C, H, W), that were saved with a finished cell.
