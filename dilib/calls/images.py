@@ -35,8 +35,8 @@ def make_images(
 
     They are in `folder`/images/LABEL-NAME/NUMBER.png, a hundred of them in contact.png, and come back as normalised
     images with labels. `minutes` make updates more or fewer than is usual, up to fifty times; `precision` is "float32"
-    or "bfloat16", or whichever is faster here. The same call goes on where it was stopped, one for more images adds to
-    them in as many minutes each, and any number of processes may fill one folder.
+    or "bfloat16", or whichever is faster here. The same call goes on where it was stopped, one with a larger `count`
+    adds images that take as long each, and any number of processes may fill one folder.
     Raises ValueError for bad input, and FloatingPointError when a loss stops being finite.
 
     Example:
