@@ -186,6 +186,6 @@ def test_commands_explain_themselves(line, capsys):
 
 @pytest.mark.parametrize("line", mentioned("pip install"))
 def test_what_is_to_be_installed_is_there(line):
-    (wanted,) = re.findall(r"install (\.|'dilib\[\w+\]')$", line)
+    (wanted,) = re.findall(r"install (\.|'(?:\.|dilib)\[\w+\]')$", line)
     extra = re.findall(r"\[(\w+)\]", wanted)
     assert set(extra) <= tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()

@@ -92,7 +92,7 @@ def test_a_pool_is_a_torch_dataset(alone):
 
 
 def test_a_folder_without_a_pool_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no pool; fill one with python -m"):
+    with pytest.raises(ValueError, match=r"holds no pool; `dilib invert` or dilib\.make_images fills one"):
         PoolDataset(tmp_path)
 
 

@@ -106,14 +106,15 @@ def _from_scratch(study: Study, seed: int, *_) -> Iterator[Cell]:
 
 
 def _continual(study: Study, seed: int, pairs: int, added: Sequence[str]) -> Iterator[Cell]:
-    settings = continual_data.continual_settings(study)
-    chains = [*table7_continual.chains(study, added).values(), *([(continual_data.HALF,)] if settings.old else [])]
-    for network in settings.networks:
-        for method in settings.methods:
-            yield from (table7_continual.continual_cell(study, network, chain, method, seed) for chain in chains)
-            if method in table7_continual.DREAMING:
-                yield table7_continual.dreams_cell(study, network, method, seed)
-                yield table7_continual.dreams_cell(study, network, method, seed, halved=True)
+    settings, half = continual_data.continual_settings(study), (continual_data.HALF,)
+    (network, *others), chains = settings.networks, list(table7_continual.chains(study, added).values())
+    tasks = [(network, chain) for chain in [*chains, *([half] if settings.old else [])]]
+    tasks = [(*task, method) for task in tasks for method in settings.methods]
+    briefly = [method for method in settings.methods if method != "deepdream"]  # Table 11
+    tasks += [(other, chain, each) for other in others for chain in chains if len(chain) == 1 for each in briefly]
+    dreams = dict.fromkeys((each, m, chain == half) for each, chain, m in tasks if m in table7_continual.DREAMING)
+    yield from (table7_continual.dreams_cell(study, each, m, seed, halved) for each, m, halved in dreams)
+    yield from (table7_continual.continual_cell(study, *task, seed) for task in tasks)
 
 
 def _pruning(study: Study, seed: int, *_) -> Iterator[Cell]:
