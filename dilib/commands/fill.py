@@ -19,6 +19,7 @@ from dilib.study.scales.settings import PAIRS
 
 # Left to the notebooks: what says how long something takes, or depends on that, is measured beside nothing else.
 TIMED = ("growth", "resolution", "latency", "speeds", "pruned", "tuned", "choice--eta", own_network.NAME)
+MARGIN = 1.3  # for what the timed steps leave out, and what else the machine does meanwhile
 BUSY = "another process makes it"
 FAILURES = (ValueError, FloatingPointError, Unreachable, ModuleNotFoundError)  # of one cell
 
@@ -114,6 +115,7 @@ def _why_left(study: Study, cell: Cell, end: float) -> str:
     needed, left = estimates.seconds_of(study, cell), end - time.monotonic()
     if needed is None:
         return "left, as there is no telling how long it takes; call this without --minutes"
+    needed *= MARGIN
     return "" if needed < left else f"left, as it needs {_in_minutes(needed)} and there are {_in_minutes(left)}"
 
 
