@@ -60,6 +60,7 @@ def test_what_the_readme_says_is_the_cells(tmp_path):
     cell |= {"precision": "float32", "metrics": measured, "settings": {"teacher": settings, "student": settings}}
     said = own_network.ten_lines([cell])
     assert said.startswith("```\nThe student saw 5 images.\n```")
+    said = " ".join(said.split())
     assert "on 2 CPU cores" in said
     assert "(VGG-11-BN, width 0.25 of the paper's; 85.2 % on the test images)" in said
     assert said.endswith("The student has **81.6 %**.")

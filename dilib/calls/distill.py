@@ -18,8 +18,8 @@ from dilib.calls.given import (
     computing_in,
     identity,
     seed_of,
+    split_or_none,
     suited,
-    test_split,
 )
 from dilib.calls.plans import Plan, plan_for
 from dilib.classifier import Classifier
@@ -90,7 +90,7 @@ def distill(
     check_precision(precision)
     budget.check_budget("updates", minutes=minutes, updates=updates)
     student = checked_learner(teacher, student, classes)
-    test, plan = test_split(test, teacher, classes), suited(plan, teacher)
+    test, plan = split_or_none(test, teacher, classes), suited(plan, teacher)
     student = in_safe_format(student.to(teacher.device))
     shapes = {name: list(tensor.shape) for name, tensor in student.state_dict().items()}
     asked = {

@@ -190,6 +190,6 @@ def split_of(images, teacher: Classifier, classes: int | None = None) -> Split:
     return Split(pixels.cpu(), labels)
 
 
-def test_split(test, teacher: Classifier, classes: int) -> Split | None:
+def split_or_none(test, teacher: Classifier, classes: int) -> Split | None:
     """Test images with their labels, if there are any."""
     return None if test is None else split_of(test, teacher, classes)

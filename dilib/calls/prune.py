@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dilib import precision as precisions
 from dilib.artifacts import damaged, write_atomically
 from dilib.calls import budget, folders
-from dilib.calls.given import check_precision, classes_of, computing_in, pixels_of, seed_of, test_split
+from dilib.calls.given import check_precision, classes_of, computing_in, pixels_of, seed_of, split_or_none
 from dilib.calls.tuning import Compressed, Tuning, batch_size
 from dilib.classifier import Classifier
 from dilib.compression import pruning
@@ -52,7 +52,7 @@ def prune(
     check_precision(precision)
     budget.check_budget("updates", minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
-    test, groups = test_split(test, teacher, classes), pruning.coupled(teacher)
+    test, groups = split_or_none(test, teacher, classes), pruning.coupled(teacher)
     tuning = Tuning(pixels, 0.05, minutes, updates, precision, seed)
 
     def decide() -> dict:

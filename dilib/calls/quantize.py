@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dilib import precision as precisions
 from dilib.calls import budget, folders
-from dilib.calls.given import classes_of, pixels_of, seed_of, test_split
+from dilib.calls.given import classes_of, pixels_of, seed_of, split_or_none
 from dilib.calls.tuning import Compressed, Tuning
 from dilib.classifier import Classifier
 from dilib.compression.quantization import quantized
@@ -41,7 +41,7 @@ def quantize(
     seed = seed_of(seed)
     budget.check_budget("updates", minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
-    test, tuning = test_split(test, teacher, classes), Tuning(pixels, LR, minutes, updates, None, seed)
+    test, tuning = split_or_none(test, teacher, classes), Tuning(pixels, LR, minutes, updates, None, seed)
     spread = torch.linspace(0, len(pixels) - 1, min(CALIBRATING, len(pixels))).long()
     network = on_bits(teacher, bits, teacher.preprocessing.normalise(pixels[spread]))
     asked = {"call": "quantize", "bits": bits, **tuning.asked(teacher)}

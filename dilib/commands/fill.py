@@ -11,6 +11,7 @@ from filelock import Timeout
 
 from dilib.calls.budget import check_budget
 from dilib.checks import check_seed
+from dilib.commands.status import status
 from dilib.downloads import Unreachable
 from dilib.experiments import catalogue, estimates, own_network
 from dilib.study.cells import Cell, Study
@@ -27,20 +28,17 @@ FAILURES = (ValueError, FloatingPointError, Unreachable, ModuleNotFoundError)  #
 def main(arguments: list[str] | None = None) -> int:
     """Make what is missing and fits into the time; 0 on success, 1 where a result failed, 2 on bad input."""
     options = _parse(arguments)
-    try:
-        notebooks, seeds = _notebooks(options.only), _seeds(options.seeds)
-        check_budget("minutes", minutes=options.minutes)
-        study = Study.open(options.scale, options.dataset, options.results, options.artifacts)
-        wanted = _wanted(study, notebooks, seeds, options.pairs)
-        missing = [cell for cell in wanted if not study.has(cell)]
-        print(f"{len(wanted) - len(missing)} of {len(wanted)} results are in {study.results}", flush=True)
-        return _fill(study, missing, options.minutes)
-    except (ValueError, Unreachable) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; mend that, and the same command goes on", file=sys.stderr)
-        return 2
+    return status(lambda: _filled(options))
+
+
+def _filled(options: argparse.Namespace) -> int:
+    notebooks, seeds = _notebooks(options.only), _seeds(options.seeds)
+    check_budget("minutes", minutes=options.minutes)
+    study = Study.open(options.scale, options.dataset, options.results, options.artifacts)
+    wanted = _wanted(study, notebooks, seeds, options.pairs)
+    missing = [cell for cell in wanted if not study.has(cell)]
+    print(f"{len(wanted) - len(missing)} of {len(wanted)} results are in {study.results}", flush=True)
+    return _fill(study, missing, options.minutes)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -11,7 +11,7 @@ import torch
 from dilib import distributed
 from dilib.artifacts import plain
 from dilib.checks import check_seed
-from dilib.downloads import Unreachable
+from dilib.commands.status import status
 from dilib.experiments.image_sources import SOURCES
 from dilib.experiments.table6_from_scratch import SCHEDULES, student_cell, taught
 from dilib.study.cells import Study
@@ -28,16 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", default="results", help="folder for results")
     parser.add_argument("--artifacts", default="artifacts", help="folder for weights, image pools and data")
     options = parser.parse_args(arguments)
-    try:
-        with distributed.processes() as rank:
-            print(_teach_together(options, rank), end="")
-    except (ValueError, FloatingPointError, Unreachable) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; mend that, and the same command goes on", file=sys.stderr)
-        return 2
-    return 0
+    return status(lambda: _taught(options))
+
+
+def _taught(options: argparse.Namespace) -> None:
+    with distributed.processes() as rank:
+        print(_teach_together(options, rank), end="")
 
 
 def _teach_together(options: argparse.Namespace, rank: int) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dilib.classifier import Classifier, Preprocessing
-from dilib.downloads import Unreachable
+from dilib.commands.status import status
 from dilib.image_folders import class_names, decoded, listed
 from dilib.networks import IMAGENET_CLASSES, imagenet_classifier
 from dilib.provenance import default_device
@@ -105,13 +105,9 @@ def answered(work: Callable[[], Sequence[str]]) -> int:
     """Do the work and print what it says at the end; 0 on success, 2 on bad input, which takes one line."""
     sys.path.insert(0, "")  # a console script does not look for modules where it is started
     torch.set_flush_denormal(True)  # denormal numbers, common in vanishing gradients, slow a CPU down many times
-    try:
+
+    def said() -> None:
         for line in work():
             print(line)
-    except (ValueError, FloatingPointError, Unreachable) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; mend that, and the same command goes on", file=sys.stderr)
-        return 2
-    return 0
+
+    return status(said)

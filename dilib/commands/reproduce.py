@@ -13,6 +13,7 @@ import papermill
 from dilib import data
 from dilib.artifacts import write_atomically
 from dilib.checks import check_seed
+from dilib.commands.status import status
 from dilib.downloads import Unreachable
 from dilib.progress import TERMINAL_BARS
 from dilib.study import notebooks, report
@@ -27,23 +28,20 @@ FALLBACK = "digits"  # comes with scikit-learn, so it is always there
 def main(arguments: list[str] | None = None) -> int:
     """Run the notebooks that are asked for; 0 on success, 1 when one fails, 2 on bad input."""
     options = _parse(arguments)
-    try:
-        studies = _studies(_chosen(options.only), options)
-        with scratch() as folder:
-            os.environ[TERMINAL_BARS] = "1"
-            # It cleans up after processes that are stopped, and says so.
-            os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
-            if not all(_run(*task, options, folder) for task in studies.items()):
-                return 1
-        print()
-        for study in dict.fromkeys(studies.values()):
-            print(f"The report is {report.write_report(study)}")
-    except (ValueError, Unreachable) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; mend that, and the same command goes on", file=sys.stderr)
-        return 2
+    return status(lambda: _reproduced(options))
+
+
+def _reproduced(options: argparse.Namespace) -> int:
+    studies = _studies(_chosen(options.only), options)
+    with scratch() as folder:
+        os.environ[TERMINAL_BARS] = "1"
+        # It cleans up after processes that are stopped, and says so.
+        os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
+        if not all(_run(*task, options, folder) for task in studies.items()):
+            return 1
+    print()
+    for study in dict.fromkeys(studies.values()):
+        print(f"The report is {report.write_report(study)}")
     return 0
 
 

@@ -11,7 +11,7 @@ import torch
 
 from dilib import distributed
 from dilib.checks import check_seed
-from dilib.downloads import Unreachable
+from dilib.commands.status import status
 from dilib.experiments.teachers import imagenet_maker, maker_of
 from dilib.networks import IMAGENET_CLASSES, check_imagenet_name
 from dilib.pool import ImagePool, check_card, save_contact_sheet, save_pictures
@@ -25,20 +25,16 @@ from dilib.study.scales import SCALES, check_scale
 def main(arguments: list[str] | None = None) -> int:
     """Make what the pool lacks; 0 on success, 2 on bad input."""
     options = _parse(arguments)
+    return status(lambda: _synthesize(options))
+
+
+def _synthesize(options: argparse.Namespace) -> None:
     distributed.use_own_accelerator()
-    try:
-        recipe, names = _recipe(options)
-        pool = ImagePool(Path(options.pool), recipe)
-        _fill(pool, names, -(-options.images // recipe.batch_size))
-        there = len(list(pool.folder.glob("batch-*.safetensors"))) * recipe.batch_size
-        pool.note(names=names, images=there, commit=commit())
-    except (ValueError, FloatingPointError, Unreachable) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}; mend that, and the same command goes on", file=sys.stderr)
-        return 2
-    return 0
+    recipe, names = _recipe(options)
+    pool = ImagePool(Path(options.pool), recipe)
+    _fill(pool, names, -(-options.images // recipe.batch_size))
+    there = len(list(pool.folder.glob("batch-*.safetensors"))) * recipe.batch_size
+    pool.note(names=names, images=there, commit=commit())
 
 
 def _fill(pool: ImagePool, names: Sequence[str], batches: int) -> None:

@@ -1,5 +1,6 @@
 """`dilib.distill` as people with a network of their own call it, nothing chosen: how far it gets, how long it takes."""
 
+import textwrap
 import time
 from dataclasses import replace
 from functools import partial
@@ -97,12 +98,12 @@ def ten_lines(found: list[dict]) -> str:
     if not usual:
         return ""
     measured, shown = usual[0]["metrics"], row(usual[0])
-    return (
-        f"```\n{measured['said']}\n```\n\n"
+    words = (
         f"That was run on {shown['cores']} CPU cores, and no setting was touched: a teacher of {usual[0]['title']} "
         f"({_title(usual[0]['settings']['teacher'])} of the paper's; {shown['teacher']:.1f} % on the test images), a "
         f"fresh student of its kind, and images none of which is real. The student has **{shown['student']:.1f} %**."
     )
+    return f"```\n{measured['said']}\n```\n\n{textwrap.fill(words, 140)}"
 
 
 def row(cell: dict) -> dict:

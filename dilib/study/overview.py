@@ -214,6 +214,7 @@ def tables_of(found: Sequence[Results]) -> str:
 
 
 def figures_of(found: Sequence[Results]) -> str:
+    """Every figure that a study has, with its caption."""
     parts = ["## Figures"]
     for name, caption in report.FIGURES.items():
         for each in found:
@@ -230,6 +231,7 @@ def choices_of(found: Sequence[Results]) -> str:
 
 
 def speed_of(step_times: pd.DataFrame) -> str:
+    """What `make bench` measured; "" where it was not run."""
     if not len(step_times):
         return ""
     table = markdown(step_times, index=False, floatfmt=".3g")
