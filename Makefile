@@ -19,7 +19,7 @@ ASKED = $${STUDY_DATASET:+--dataset="$$STUDY_DATASET"} $${STUDY_ONLY:+--only="$$
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  variables: SCALE=smoke|laptop|gpu|paper DATASET=name|folder:PATH ONLY=notebook SEEDS=0,1,2 PAIRS=1 ADDED=name|folder:PATH RESULTS=folder"
+	@echo "  variables: SCALE=smoke|laptop|overnight|paper DATASET=name|folder:PATH ONLY=notebook SEEDS=0,1,2 PAIRS=1 ADDED=name|folder:PATH RESULTS=folder"
 
 # The stamp is written last, so an interrupted installation is taken up again.
 $(READY): pyproject.toml requirements.lock

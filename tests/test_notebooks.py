@@ -164,7 +164,7 @@ def test_a_second_run_reads_its_cells_and_agrees(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--scale", "huge"], "unknown scale 'huge'; choose from smoke, laptop, gpu, paper"),
+        (["--scale", "huge"], "unknown scale 'huge'; choose from smoke, laptop, overnight, paper"),
         (["--dataset", "minst"], "unknown data set 'minst'; choose from digits"),
         (["--only", "table99"], "no notebook matches 'table99'; choose from"),
         (["--seeds", "one"], "seeds 'one' are not whole numbers"),

@@ -38,7 +38,7 @@ def study(results, place, title, verdicts, seeds):
 @pytest.fixture
 def results(tmp_path):
     study(tmp_path, "laptop/digits", "Digits", {1: HOLDS, 3: FAILS}, seeds=2)
-    study(tmp_path, "gpu/folder-mine", "My own (JPEG)", {1: IN_PART}, seeds=0)
+    study(tmp_path, "overnight/folder-mine", "My own (JPEG)", {1: IN_PART}, seeds=0)
     study(tmp_path, "smoke/digits", "Digits of CI", {2: HOLDS}, seeds=1)
     (tmp_path / "laptop" / "digits" / "choices.md").write_text("**What was chosen** of Digits.\n")
     return tmp_path
@@ -52,8 +52,8 @@ def test_every_study_but_ci_s_is_in_the_report_under_its_own_name(results):
     assert report.main(["--results", str(results), "--readme", str(results / "readme.md")]) == 0
     text = (results / "REPORT.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| 1. Noise"))
-    assert [field.strip() for field in line.split("|")[2:4]] == [HOLDS, IN_PART]  # laptop before gpu
-    assert "- My own (JPEG), gpu: **holds in part**. measured in My own (JPEG)" in text
+    assert [field.strip() for field in line.split("|")[2:4]] == [HOLDS, IN_PART]  # laptop before overnight
+    assert "- My own (JPEG), overnight: **holds in part**. measured in My own (JPEG)" in text
     assert "of CI" not in text
     assert "- one thing" in text
     assert "## What was chosen\n\n### Digits, laptop\n\n**What was chosen** of Digits.\n" in text
@@ -128,7 +128,7 @@ def test_an_experiment_without_numbers_counts_as_not_run(results):
     assert "Digits, laptop" in line  # two seeds
     assert "My own" not in line  # none
     assert "`paper` scale has not been run" in overview.experiments_of(found)
-    assert "`gpu` scale" not in overview.experiments_of(found)
+    assert "`overnight` scale" not in overview.experiments_of(found)
 
 
 def test_no_results_are_refused_in_one_line(tmp_path, capsys):

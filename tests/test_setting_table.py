@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dilib.study.scales import laptop, paper
-from dilib.study.setting_table import PARTS, as_markdown
+from dilib.study.scales import laptop, overnight, paper
+from dilib.study.setting_table import PARTS, TRANSFER, as_markdown
 from dilib.study.tables import short
 
 ROWS = [
@@ -18,13 +18,14 @@ def test_every_difference_has_a_reason(row):
     published, ours, smaller = (short(value) for value in (row.published, row.of(paper.SCALE), row.of(laptop.SCALE)))
     assert bool(row.why) == (ours != published)
     assert bool(row.why_smaller) == (smaller != ours)
+    assert bool(row.why_overnight) == (row in PARTS[TRANSFER] and short(row.of(overnight.SCALE)) != ours)
 
 
 def test_rows_by_hand():
     lines = [[field.strip() for field in line.split("|")[1:-1]] for line in as_markdown().splitlines() if "|" in line]
-    found = {(setting, published): (ours, smaller) for setting, published, ours, smaller, _ in lines}
-    assert found["updates a batch", "2000"] == ("2000", "200")
-    assert found["student's updates", "48750"] == ("48750", "1400")
+    found = {(setting, published): (ours, *smaller) for setting, published, ours, *smaller, _ in lines}
+    assert found["updates a batch", "2000"] == ("2000", "200", "200")
+    assert found["student's updates", "48750"] == ("48750", "4000", "1400")
     assert found["stages: resolution×updates", "224×20000"] == ("224×20000", "56×400, 112×300, 224×90")
     assert found["α_tv, ℓ1", "0.2"][0] == "0.2"
 

@@ -97,7 +97,7 @@ def test_tables_are_tidy_and_an_entry_without_cells_says_not_run(study):
 @pytest.mark.parametrize(
     ("scale", "dataset", "message"),
     [
-        ("huge", None, "unknown scale 'huge'; choose from smoke, laptop, gpu, paper"),
+        ("huge", None, "unknown scale 'huge'; choose from smoke, laptop, overnight, paper"),
         ("smoke", "minst", "unknown data set 'minst'; choose from digits"),
     ],
 )

@@ -15,7 +15,7 @@ from dilib.commands.status import status
 from dilib.downloads import Unreachable
 from dilib.experiments import catalogue, estimates, own_network
 from dilib.study.cells import Cell, Study
-from dilib.study.scales import SCALES
+from dilib.study.scales import SCALES, Scale, check_scale
 from dilib.study.scales.settings import PAIRS
 
 # Left to the notebooks: what says how long something takes, or depends on that, is measured beside nothing else.
@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _filled(options: argparse.Namespace) -> int:
-    notebooks, seeds = _notebooks(options.only), _seeds(options.seeds)
+    check_scale(options.scale)
+    notebooks, seeds = _notebooks(SCALES[options.scale], options.only), _seeds(options.seeds)
     check_budget("minutes", minutes=options.minutes)
     study = Study.open(options.scale, options.dataset, options.results, options.artifacts)
     wanted = _wanted(study, notebooks, seeds, options.pairs)
@@ -55,10 +56,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _notebooks(only: str) -> list[str]:
-    found = [name for name in catalogue.CELLS if only in name]
+def _notebooks(scale: Scale, only: str) -> list[str]:
+    every = [name for name in catalogue.CELLS if scale.has(name)]
+    found = [name for name in every if only in name]
     if not found:
-        raise ValueError(f"no notebook is called {only!r}; choose a part of {', '.join(catalogue.CELLS)}")
+        raise ValueError(f"no notebook is called {only!r}; choose a part of {', '.join(every)}")
     return found
 
 

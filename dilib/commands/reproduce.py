@@ -18,7 +18,7 @@ from dilib.downloads import Unreachable
 from dilib.progress import TERMINAL_BARS
 from dilib.study import notebooks, report
 from dilib.study.cells import Study
-from dilib.study.scales import SCALES
+from dilib.study.scales import SCALES, Scale, check_scale
 from dilib.study.scratch import cells_made, scratch
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _reproduced(options: argparse.Namespace) -> int:
-    studies = _studies(_chosen(options.only), options)
+    check_scale(options.scale)
+    studies = _studies(_chosen(SCALES[options.scale], options.only), options)
     with scratch() as folder:
         os.environ[TERMINAL_BARS] = "1"
         # It cleans up after processes that are stopped, and says so.
@@ -58,8 +59,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _chosen(only: str | None) -> list[Path]:
-    every = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+def _chosen(scale: Scale, only: str | None) -> list[Path]:
+    every = [path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if scale.has(path.stem)]
     chosen = [path for path in every if not only or only in path.stem]
     if not chosen:
         raise ValueError(f"no notebook matches {only!r}; choose from {', '.join(path.stem for path in every)}")

@@ -40,9 +40,11 @@ def cells(
         yield from CELLS[notebook](study, seed, pairs, added)
 
 
-def _teachers(study: Study, seed: int, *_) -> Iterator[Cell]:
-    yield from (teachers.teacher_cell(study, name, seed) for name in study.scale.teachers)
-    yield from (teachers.memory_cell(study, name) for name in study.scale.teachers)
+def _teachers(study: Study, seed: int, pairs: int, *_) -> Iterator[Cell]:
+    those = {teacher for teacher, _ in PAIRS[:pairs]}
+    names = [name for name in study.scale.teachers if name in those or pairs == len(PAIRS)]
+    yield from (teachers.teacher_cell(study, name, seed) for name in names)
+    yield from (teachers.memory_cell(study, name) for name in names)
 
 
 def _transfers(study: Study, seed: int, pairs: int, *_) -> Iterator[Cell]:
@@ -56,8 +58,8 @@ def _transfers(study: Study, seed: int, pairs: int, *_) -> Iterator[Cell]:
 def _amortised(study: Study, seed: int, *_) -> Iterator[Cell]:
     sizes = study.scale.frontier
     yield frontier.schedule_cell(study, "paper", max((*sizes.updates, *sizes.more_updates)), seed)
-    ours, theirs = choices.ingredients(study)
-    yield from (choices.trial_cell(study, choice, value) for choice in (ours, theirs) for value in choice.scales)
+    parts = choices.ingredients(study) if study.scale.trials else []
+    yield from (choices.trial_cell(study, choice, value) for choice in parts for value in choice.scales)
     yield amortisation.diversity_cell(study, seed)
 
 

@@ -1,38 +1,41 @@
 """Setting by setting: the paper's, what the scales have in its place, and why. Read from the scales, not typed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from dilib.inversion import Objective
-from dilib.study.scales import laptop, paper
+from dilib.study.scales import laptop, overnight, paper
 from dilib.study.scales.settings import PAIRS, Addition, Scale
 from dilib.study.tables import markdown, short
 
 SMALLER = "for two cores and a few hours"
+NIGHT = "for a night"
+FEWER = "fewer updates need a higher rate"
 CHOSEN = "chosen on validation images (13_choices)"
 EARLIER = "settled before validation images were set aside (13_choices)"
 WHICH = "which of the four for which pair is not said"
 HEAD = """# Setting by setting
 
-What the paper says, what the scales `paper` and `laptop` have, and why they differ: first why `paper` differs from the
-paper, then why `laptop` differs from `paper`. DAFL's are those of Chen et al. (2019) for CIFAR-10, as far as they go;
-[a] marks what the paper's authors have said in public, not in the paper. Equations that are not mentioned are the
-paper's. `make report` writes this page from the scales."""
-SCALES = {"paper": paper.SCALE, "laptop": laptop.SCALE}
+What the paper says, what the scales have, and why they differ: first why `paper` differs from the paper, then why
+`overnight`, which is for knowledge transfer alone, and `laptop` differ from `paper`. DAFL's are those of Chen et al.
+(2019) for CIFAR-10, as far as they go; [a] marks what the paper's authors have said in public, not in the paper.
+Equations that are not mentioned are the paper's. `make report` writes this page from the scales."""
+SCALES = {"paper": paper.SCALE, "overnight": overnight.SCALE, "laptop": laptop.SCALE}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting: the paper's value, where a scale has it, why `paper` has another, and why `laptop` has not that."""
+    """One setting: the paper's value, where a scale has it, why `paper` has another, and why others have not that."""
 
     setting: str
     published: Any
     of: Callable[[Scale], Any]
     why: str = ""
-    why_smaller: str = ""
+    why_smaller: str = ""  # at laptop scale
+    why_overnight: str = ""
 
 
 def _same(value: str) -> Callable[[Scale], str]:
@@ -91,8 +94,9 @@ def _continual(index: int, rate, tv, tv_l1, feature, count, batch) -> list[Row]:
     ]
 
 
+TRANSFER = "Knowledge transfer on CIFAR-10 (Sec. 4.1, A.1)"
 PARTS = {
-    "Knowledge transfer on CIFAR-10 (Sec. 4.1, A.1)": [
+    TRANSFER: [
         Row("width of the networks", 1.0, lambda s: s.widths["vgg11_bn"], why_smaller=SMALLER),
         Row("images a batch", 256, lambda s: s.batch_size),
         Row(
@@ -100,13 +104,15 @@ PARTS = {
             2000,
             lambda s: s.schedule["vgg11_bn"].stages[-1][1],
             why_smaller=f"{SMALLER}; after the first batch 40, from an earlier batch's images and noise (05_frontier)",
+            why_overnight=NIGHT,
         ),
-        Row("Adam's rate", 0.05, lambda s: s.schedule["vgg11_bn"].lr, why_smaller="fewer updates need a higher rate"),
+        Row("Adam's rate", 0.05, lambda s: s.schedule["vgg11_bn"].lr, "", FEWER, FEWER),
         Row(
             "its decay",
             "constant",
             lambda s: s.schedule["vgg11_bn"].decay,
             why_smaller="as above; 05_frontier compares",
+            why_overnight="as above",
         ),
         Row("α_tv", 2.5e-5, _vgg("alpha_tv"), why_smaller=CHOSEN),
         Row("α_ℓ2", 3e-8, _vgg("alpha_l2")),
@@ -125,15 +131,16 @@ PARTS = {
             lambda s: s.schedule["vgg11_bn"].clip,
             why_smaller="pixels stay valid at a high rate",
         ),
-        Row("new batches [a]", 1000, lambda s: _teaching(s).rounds, "one every 50 of 48,750 updates", SMALLER),
+        Row("new batches [a]", 1000, lambda s: _teaching(s).rounds, "one every 50 of 48,750 updates", SMALLER, NIGHT),
         Row(
             "student's updates",
             48_750,
             _total,
             why_smaller=SMALLER,
+            why_overnight=NIGHT,
         ),
         Row("student's batch", 256, lambda s: _teaching(s).batch_size, why_smaller=SMALLER),
-        Row("student's rate", 0.1, lambda s: _teaching(s).lr, why_smaller="fewer updates need a higher rate"),
+        Row("student's rate", 0.1, lambda s: _teaching(s).lr, why_smaller=FEWER),
         Row("its decay", "step", lambda s: _teaching(s).decay, why_smaller="as above"),
         Row(
             "temperature τ [a]",
@@ -162,13 +169,14 @@ PARTS = {
         Row("DAFL's weights: one-hot", 0.05, lambda s: s.dafl.one_hot),
         Row("activation", 0.01, lambda s: s.dafl.activation),
         Row("entropy", 5.0, lambda s: s.dafl.entropy),
-        Row("ResNet-34's images: updates", 2000, lambda s: s.schedule["resnet34"].stages[-1][1], why_smaller=SMALLER),
+        Row("ResNet-34's images: updates", 2000, lambda s: s.schedule["resnet34"].stages[-1][1], "", SMALLER, NIGHT),
         Row(
             "its new batches",
             500,
             lambda s: s.distillation[PAIRS[2]].rounds,
             "one every 100 of 48,750 updates",
             SMALLER,
+            NIGHT,
         ),
         Row("its α_tv", 2.5e-5, lambda s: s.objective["resnet34"].alpha_tv, why_smaller=EARLIER),
         Row("its α_f", "1, 5, 10, 100", lambda s: s.objective["resnet34"].alpha_f, WHICH, EARLIER),
@@ -178,6 +186,7 @@ PARTS = {
             48_750,
             lambda s: s.statistics.student.rounds * s.statistics.student.updates,
             why_smaller=SMALLER,
+            why_overnight=NIGHT,
         ),
     ],
     "Images from ImageNet classifiers (Sec. 4.2, B.1; Tables 2, 3, Fig. 5)": [
@@ -195,7 +204,7 @@ PARTS = {
             lambda s: short(s.imagenet.schedules[0].stages),
             why_smaller=SMALLER,
         ),
-        Row("Adam's rate", 0.05, lambda s: s.imagenet.schedules[0].lr, why_smaller="fewer updates need a higher rate"),
+        Row("Adam's rate", 0.05, lambda s: s.imagenet.schedules[0].lr, why_smaller=FEWER),
         Row("its decay", "constant", lambda s: s.imagenet.schedules[0].decay, why_smaller="as above"),
         Row(
             "largest jitter, pixels",
@@ -320,7 +329,7 @@ PARTS = {
             why_smaller=f"here rounds of 130 updates; {SMALLER}",
         ),
         Row("images a batch", 256, lambda s: s.compression.tuning.batch_size, why_smaller=SMALLER),
-        Row("rate of tuning", 0.01, lambda s: s.compression.tuning.lr, why_smaller="fewer updates need a higher rate"),
+        Row("rate of tuning", 0.01, lambda s: s.compression.tuning.lr, why_smaller=FEWER),
         Row("Table 9: epochs of tuning", 15, lambda s: s.compression.brief.rounds, why_smaller="as above"),
         Row(
             "Table 5: networks of",
@@ -449,15 +458,29 @@ PARTS = {
 
 def as_markdown() -> str:
     """The whole page, docs/settings.md."""
-    parts = [f"## {part}\n\n{_table(rows)}" for part, rows in PARTS.items()]
+    parts = [f"## {part}\n\n{_table(rows, scales_of(part))}" for part, rows in PARTS.items()]
     return "\n\n".join([HEAD, *parts]) + "\n"
 
 
-def _table(rows: list[Row]) -> str:
+def scales_of(part: str) -> list[str]:
+    """The scales that a part of the page is about."""
+    return [name for name in SCALES if name != "overnight" or part == TRANSFER]
+
+
+def _table(rows: list[Row], scales: list[str]) -> str:
     lines = [
         {"setting": row.setting, "the paper": short(row.published)}
-        | {f"scale {name}": short(row.of(scale)) for name, scale in SCALES.items()}
-        | {"why": "; ".join(filter(None, (row.why, row.why_smaller and f"laptop: {row.why_smaller}")))}
+        | {f"scale {name}": short(row.of(SCALES[name])) for name in scales}
+        | {"why": "; ".join(_reasons(row, scales))}
         for row in rows
     ]
     return markdown(pd.DataFrame(lines), index=False, disable_numparse=True)
+
+
+def _reasons(row: Row, scales: list[str]) -> Iterator[str]:
+    if row.why:
+        yield row.why
+    if row.why_overnight and "overnight" in scales:
+        yield f"overnight: {row.why_overnight}"
+    if row.why_smaller:
+        yield f"laptop: {row.why_smaller}"

@@ -1,9 +1,9 @@
 """How large a study is. One name picks all sizes; nothing else differs between scales. One file a scale."""
 
-from dilib.study.scales import gpu, laptop, paper, smoke
+from dilib.study.scales import laptop, overnight, paper, smoke
 from dilib.study.scales.settings import Scale
 
-SCALES = {scale.name: scale for scale in (smoke.SCALE, laptop.SCALE, gpu.SCALE, paper.SCALE)}
+SCALES = {scale.name: scale for scale in (smoke.SCALE, laptop.SCALE, overnight.SCALE, paper.SCALE)}
 
 
 def scale_for(name: str, dataset: str) -> Scale:

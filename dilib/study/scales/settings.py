@@ -208,7 +208,10 @@ class OwnNetwork:
 
 @dataclass(frozen=True)
 class Scale:
-    """All sizes of a study. Networks go by name; `widths` are shares of the published ones'."""
+    """All sizes of a study. Networks go by name; `widths` are shares of the published ones'.
+
+    `notebooks` are those that the scale is for, by name; without any, all.
+    """
 
     name: str
     dataset: str
@@ -232,8 +235,13 @@ class Scale:
     deepdream_tv: float = 2.5e-5  # DeepDream's weight of total variation; the others' is in `objective`
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     own_networks: tuple[OwnNetwork, ...] = ()
-    trials: int = 9  # values tried, at most, of whatever is chosen on validation images
+    notebooks: tuple[str, ...] = ()
+    trials: int = 9  # values tried, at most, of whatever is chosen on validation images; 0: nothing is tried
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
+
+    def has(self, notebook: str) -> bool:
+        """Whether the scale is for a notebook, which goes by its name."""
+        return not self.notebooks or notebook in self.notebooks
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -1,0 +1,33 @@
+"""Table 1 with the paper's networks on CIFAR-10: a column in a night on two CPU cores, or all in minutes of one GPU."""
+
+from dataclasses import replace
+
+from dilib.distillation import DistillationSettings, StreamSettings
+from dilib.inversion import Schedule
+from dilib.study.scales import paper
+from dilib.study.scales.settings import JUDGE, PAIRS, TEACHERS, Frontier, Statistics
+from dilib.training import TrainingSettings
+
+PAPER = paper.SCALE
+SCHEDULE = Schedule(((32, 200),), lr=0.1, decay="cosine", jitter=4)
+
+SCALE = replace(
+    PAPER,
+    name="overnight",
+    notebooks=("01_teachers", "02_table1_transfer", "03_table8_statistics", "14_amortised"),
+    training=dict.fromkeys((*TEACHERS, JUDGE), TrainingSettings(epochs=40, shift=4)),
+    schedule=dict.fromkeys(TEACHERS, SCHEDULE),
+    distillation=paper.by_pair(40, 100),
+    amortised=replace(
+        PAPER.amortised,
+        student=dict.fromkeys(
+            PAIRS,
+            StreamSettings(
+                rounds=24, updates=160, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4, batches=10
+            ),
+        ),
+    ),
+    statistics=Statistics((1, 100), DistillationSettings(rounds=20, updates=100)),
+    frontier=Frontier((200, 400), (), DistillationSettings(rounds=20, updates=100)),
+    trials=0,
+)
