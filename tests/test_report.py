@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dilib.commands import report
+from dilib.experiments import students_so_far
 from dilib.study import overview, page
 from dilib.study.claims import FAILS, HOLDS, IN_PART
 from dilib.study.criteria import CLAIMS
@@ -160,3 +161,24 @@ def test_the_readme_s_summaries_are_those_of_the_committed_results(name):
 
 def test_every_experiment_has_its_notebook():
     assert [each.name for each in EXPERIMENTS if not (ROOT / "notebooks" / f"{each.notebook}.ipynb").exists()] == []
+
+
+def test_students_of_a_study_without_its_table_are_told_of(tmp_path):
+    for seed, top1 in enumerate((60.0, 62.0)):
+        cell = {
+            "name": "transfer--vgg11_bn--resnet18--adaptive",
+            "title": "Digits",
+            "seed": seed,
+            "precision": "float32",
+        }
+        measured = {"top1": top1, "teacher_top1": 90.0, "images": 256}
+        kept = {**cell, "metrics": measured, "settings": {}, "seconds": 30.0, "device": "CPU", "commit": "a1"}
+        path = tmp_path / "laptop" / "digits" / "cells" / f"{cell['name']}--seed{seed}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept))
+    found = students_so_far.table(tmp_path).iloc[0]
+    assert tuple(found[["study", "teacher to student"]]) == ("Digits, laptop", "VGG-11-BN to ResNet-18")
+    assert tuple(found[["student", "below", "minutes", "seeds"]]) == (61.0, 29.0, 0.5, 2)
+    assert found["deviation"] == pytest.approx(2**0.5)
+    (path.parents[1] / "table1.csv").touch()
+    assert not len(students_so_far.table(tmp_path))

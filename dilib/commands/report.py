@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dilib.artifacts import write_atomically
-from dilib.experiments import own_network, step_times
+from dilib.experiments import own_network, step_times, students_so_far
 from dilib.study import page, setting_table
 from dilib.study.overview import overview, studies, summaries
 from dilib.study.tables import markdown
@@ -48,15 +48,19 @@ def _write(results: Path, readme: Path | None) -> None:
         write_atomically(executed.with_suffix(".html"), page.notebook_page(executed).encode())
     if readme:
         own = own_network.finished(results)
-        said = summaries(found) | {"ten lines": own_network.ten_lines(own), "own": _table(own)}
+        said = summaries(found) | {
+            "ten lines": own_network.ten_lines(own),
+            "own": _table(pd.DataFrame(map(own_network.row, own))),
+            "students": _table(students_so_far.table(results)) or "None: every study's is.",
+        }
         for path, text in texts.items():
             write_atomically(path, _renewed(text, {name: words for name, words in said.items() if words}).encode())
         write_atomically(readme.parent / SETTINGS, setting_table.as_markdown().encode())
 
 
-def _table(found: list[dict]) -> str:
-    """What the one call gave for each network, as Markdown; "" where nothing was run."""
-    return markdown(pd.DataFrame(map(own_network.row, found)).round(1), index=False) if found else ""
+def _table(rows: pd.DataFrame) -> str:
+    """Rows as Markdown; "" where there are none."""
+    return markdown(rows.round(1).fillna(""), index=False) if len(rows) else ""
 
 
 def marks(name: str) -> tuple[str, str]:
