@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from dilib.artifacts import digest
-from dilib.commands.reproduce import main
+from dilib.commands.reproduce import _keep, main
 from dilib.experiments import catalogue
+from dilib.study import notebooks
 from dilib.study.cells import Study
 from dilib.study.claims import VERDICTS
 from dilib.study.criteria import CLAIMS
@@ -132,19 +133,20 @@ def test_the_report_shows_tables_figures_and_verdicts(run):
 
 def test_what_each_notebook_took_is_kept(run):
     _, results = run
-    notebooks = []
+    ran = []
     for place in (results, results.with_name("imagenet")):
         made = pd.read_csv(place / "runs.csv")
         assert made["cells made"].sum() == len(list(place.glob("**/cells/*.json")))
-        notebooks += list(made["notebook"])
+        ran += list(made["notebook"])
     keeps_no_cells = "12_your_own_network"
-    assert sorted(notebooks) == [source.stem for source in SOURCES if source.stem != keeps_no_cells]
+    assert sorted(ran) == [source.stem for source in SOURCES if source.stem != keeps_no_cells]
 
 
-def test_a_second_run_reads_its_cells_and_agrees(run):
+def test_a_second_run_reads_its_cells_and_changes_nothing(run):
     _, results = run
-    before = {path: path.read_bytes() for path in results.glob("cells/*.json")}
-    table, runs = ((results / name).read_bytes() for name in ("table1.csv", "runs.csv"))
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    executed = results / "notebooks" / "02_table1_transfer.ipynb"
+    written = executed.stat().st_mtime_ns
     again = reproduce(
         "--scale",
         "smoke",
@@ -156,9 +158,28 @@ def test_a_second_run_reads_its_cells_and_agrees(run):
         results.parents[2] / "none",
     )
     assert again.returncode == 0, again.stderr[-3000:]
-    assert {path: path.read_bytes() for path in results.glob("cells/*.json")} == before
-    assert (results / "table1.csv").read_bytes() == table
-    assert (results / "runs.csv").read_bytes() == runs
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+    assert executed.stat().st_mtime_ns == written, "only its live runs could differ"
+
+
+def test_an_executed_notebook_is_written_anew_where_its_sources_or_cells_changed(tmp_path):
+    kept, cell = tmp_path / "n.ipynb", tmp_path / "digits" / "cells" / "a--seed0.json"
+    cell.parent.mkdir(parents=True)
+
+    def keep(source, number, output):
+        cell.write_text(number)
+        code = nbformat.v4.new_code_cell(
+            source, outputs=[nbformat.v4.new_output("display_data", {"text/plain": output})]
+        )
+        _keep(kept, notebooks.stamped(nbformat.writes(nbformat.v4.new_notebook(cells=[code])), [cell]))
+        return nbformat.read(kept, as_version=4).cells[0].outputs[0].data["text/plain"]
+
+    assert keep("x", "1", "first") == "first"
+    assert keep("x", "1", "a live run differs") == "first"
+    assert keep("x", "2", "another cell") == "another cell"
+    assert keep("y", "2", "another source") == "another source"
+    kept.write_text("damaged")
+    assert keep("y", "2", "again") == "again"
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_two_processes_share_one_results_folder(tmp_path):
 import time
 from dilib.study import claims
 from dilib.study.cells import Cell, Study
-from dilib.study.scratch import cells_made, scratch
+from dilib.study.scratch import MADE, noted, scratch
 study = Study.open("smoke", "digits", {str(tmp_path / "results")!r}, {str(tmp_path / "artifacts")!r})
 def work(i):
     with open({str(tmp_path / "log")!r}, "a") as log:
@@ -66,7 +66,7 @@ with scratch() as run:
     for i in range(8):
         study.result(Cell(f"c{{i}}", {{}}, lambda: work(i)))
         claims.leave_open(study, i % 16 + 1, f"reason {{i}}")
-    print(cells_made(run))
+    print(len(noted(run, MADE)))
 """
     with ThreadPoolExecutor(2) as executor:
         command = [sys.executable, "-c", script]

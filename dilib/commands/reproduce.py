@@ -19,7 +19,7 @@ from dilib.progress import TERMINAL_BARS
 from dilib.study import notebooks, report
 from dilib.study.cells import Study
 from dilib.study.scales import SCALES, Scale, check_scale
-from dilib.study.scratch import cells_made, scratch
+from dilib.study.scratch import MADE, READ, noted, scratch
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 FALLBACK = "digits"  # comes with scikit-learn, so it is always there
@@ -121,23 +121,31 @@ def _open_study(options: argparse.Namespace) -> Study:
 def _run(notebook: Path, study: Study, options: argparse.Namespace, run: Path) -> bool:
     """Execute one notebook and print the tables it wrote; whether it ran to its end."""
     print(f"\n{notebook.stem}", flush=True)
-    tables, before, started = _versions(study.results, "table*.md"), cells_made(run), time.perf_counter()
+    tables, started = _versions(study.results, "table*.md"), time.perf_counter()
+    made_before, read_before = len(noted(run, MADE)), len(noted(run, READ))
     kept = study.results / "notebooks" / notebook.name
     try:
-        write_atomically(kept, notebooks.execute(notebook, _parameters(notebook, study, options)).encode())
+        executed = notebooks.execute(notebook, _parameters(notebook, study, options))
     except notebooks.NotebookFailed as error:
         print(f"error in {notebook.name}: {error}", file=sys.stderr)
         if error.executed:
             with contextlib.suppress(OSError):  # the first error is the one to be shown
                 write_atomically(kept, error.executed.encode())
         return False
-    seconds, made = time.perf_counter() - started, cells_made(run) - before
+    _keep(kept, notebooks.stamped(executed, map(Path, sorted({*noted(run, READ)[read_before:]}))))
+    seconds, made = time.perf_counter() - started, len(noted(run, MADE)) - made_before
     if made:
         report.write_run(study, notebook.stem, made, seconds)
     print(f"{made} cells made in {seconds / 60:.1f} minutes", flush=True)
     for path, _ in sorted(_versions(study.results, "table*.md") - tables):
         print(f"\n{path.read_text('utf-8')}", end="", flush=True)
     return True
+
+
+def _keep(path: Path, executed: str) -> None:
+    """Write an executed notebook, unless there is one of the same sources and cells: only live runs would differ."""
+    if not path.exists() or notebooks.made_from(path.read_text("utf-8")) != notebooks.made_from(executed):
+        write_atomically(path, executed.encode())
 
 
 def _seeds(options: argparse.Namespace) -> list[int]:

@@ -26,7 +26,7 @@ from dilib.precision import name as name_of
 from dilib.provenance import commit, default_device, provenance
 from dilib.recipe import Recipe
 from dilib.study.scales import SCALES, Scale, check_scale, scale_for
-from dilib.study.scratch import note_made
+from dilib.study.scratch import MADE, READ, making, note
 from dilib.study.workers import CORES, side_by_side
 
 TILES = 10  # sample images in a row of a cell's PNG
@@ -196,7 +196,8 @@ class Study:
             if (found := _read(path, settings)) is not None:
                 return found
             started = time.perf_counter()
-            metrics = cell.work()
+            with making():
+                metrics = cell.work()
             seconds = metrics.pop("seconds", time.perf_counter() - started)
             samples = metrics.pop("samples", [])
             if len(samples):
@@ -215,7 +216,7 @@ class Study:
                 "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             }
             write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-            note_made(path.stem)
+            note(MADE, path.stem)
             return _read(path, settings)
 
     def run(self, cells: Iterable[Cell], jobs: int | None = None) -> list[dict]:
@@ -288,7 +289,10 @@ def _read(path: Path, settings: dict) -> dict | None:
         cell = read_cell(path)
     except (FileNotFoundError, ValueError):
         return None
-    return cell if cell["settings"] == settings else None
+    if cell["settings"] != settings:
+        return None
+    note(READ, str(path.resolve()))
+    return cell
 
 
 def _as_sheet(images: Tensor) -> bytes:

@@ -1,8 +1,11 @@
 """Notebooks executed headlessly by papermill: what came out, or in one line what went wrong."""
 
+import hashlib
+import json
 import logging
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -10,8 +13,10 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import papermill_io
 
+from dilib.artifacts import digest
 from dilib.progress import without_bars
 
+MADE_FROM = "made_from"
 MEMORY = "memory:"  # in place of a folder, where papermill is to write to
 KERNEL = [  # what a cell raises is shown all the same; that a kernel ends amid a request is no news
     "--IPKernelApp.log_level=50",
@@ -70,6 +75,23 @@ def execute(notebook: Path, parameters: dict) -> str:
             why = "its kernel died, most often because memory ran out; the same command goes on from what is finished"
         raise NotebookFailed(why) from error
     return _cleaned(_written.texts[output])
+
+
+def stamped(executed: str, cells: Iterable[Path]) -> str:
+    """An executed notebook that says what it was made from: its sources, and the cells that it read."""
+    notebook = nbformat.reads(executed, as_version=4)
+    sources = [cell.source for cell in notebook.cells]
+    read = {f"{path.parents[1].name}/{path.stem}": hashlib.sha256(path.read_bytes()).hexdigest() for path in cells}
+    notebook.metadata[MADE_FROM] = digest({"sources": sources, "cells": read})
+    return nbformat.writes(notebook) + "\n"
+
+
+def made_from(executed: str) -> str | None:
+    """What an executed notebook says that it was made from; None where it does not, or is damaged."""
+    try:
+        return json.loads(executed)["metadata"].get(MADE_FROM)
+    except (ValueError, LookupError, AttributeError, TypeError):
+        return None
 
 
 def _cleaned(text: str) -> str:

@@ -5,12 +5,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 RUN = "DILIB_RUN"  # the folder of the run that this process belongs to
-MADE_CELLS = "made-cells"  # in it: the names of the cells that the run's processes made
+MADE, READ = "made-cells", "read-cells"  # in it: the cells that the run's processes made, by name, and read, by path
+_reading = ContextVar("reading", default=True)
 
 
 @contextmanager
@@ -45,14 +47,24 @@ def _lock(folder: Path) -> FileLock:
     return FileLock(folder / "in-use.lock")
 
 
-def note_made(cell: str) -> None:
-    """Note, where this process belongs to a run, that it made a cell."""
-    if folder := os.environ.get(RUN):
-        with suppress(OSError), open(Path(folder) / MADE_CELLS, "a", encoding="utf-8") as file:
+def note(what: str, cell: str) -> None:
+    """Note, where this process belongs to a run, that it MADE or READ a cell."""
+    if (what == MADE or _reading.get()) and (folder := os.environ.get(RUN)):
+        with suppress(OSError), open(Path(folder) / what, "a", encoding="utf-8") as file:
             file.write(f"{cell}\n")  # a cell is worth more than its being counted
 
 
-def cells_made(folder: Path) -> int:
-    """How many cells the run with this folder has made so far."""
-    path = folder / MADE_CELLS
-    return len(path.read_text("utf-8").splitlines()) if path.exists() else 0
+@contextmanager
+def making() -> Iterator[None]:
+    """Meanwhile no cell counts as read: what another one takes from it is no matter of who asked for that."""
+    before = _reading.set(False)
+    try:
+        yield
+    finally:
+        _reading.reset(before)
+
+
+def noted(folder: Path, what: str) -> list[str]:
+    """The cells that the run with this folder has MADE, or READ, so far, in the order of its notes."""
+    path = folder / what
+    return path.read_text("utf-8").splitlines() if path.exists() else []
