@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from dilib.calls import plans
 from dilib.commands import report
-from dilib.experiments import own_network, resnet20
-from dilib.study.cells import Study
+from dilib.experiments import own_network, own_network_224, resnet20
+from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import OwnNetwork
 
 ROOT = Path(__file__).parent.parent
@@ -64,8 +65,24 @@ def test_what_the_readme_says_is_the_cells(tmp_path):
     assert "on 2 CPU cores" in said
     assert "(VGG-11-BN, width 0.25 of the paper's; 85.2 % on the test images)" in said
     assert said.endswith("The student has **81.6 %**.")
-    assert "| VGG-11-BN, width 0.25 to VGG-11-BN, width 0.25 |" in " ".join(report._table([cell]).split())
-    assert (own_network.ten_lines([]), report._table([])) == ("", "")
+    assert "| VGG-11-BN, width 0.25 to VGG-11-BN, width 0.25 |" in " ".join(
+        report._table(pd.DataFrame([own_network.row(cell)])).split()
+    )
+    assert (own_network.ten_lines([]), report._table(pd.DataFrame())) == ("", "")
     for page, name in (("README.md", "ten lines"), ("docs/own-network.md", "own")):
         begin, end = report.marks(name)
         assert begin in (ROOT / page).read_text().partition(end)[0]
+
+
+def test_a_large_network_s_calls_become_a_row(tmp_path):
+    study = Study.open("smoke", "imagenet", tmp_path / "results", tmp_path / "artifacts")
+    assert own_network_224.cells(study) == [], "without real images"
+    asked = own_network_224.compressed_cell(study)
+    top1 = {"before": 1.0, "after": 50.0}
+    measured = {"top1": 70.0, "images": 64, "coarse": top1, "pruned": top1 | {"after": 60.0}, "threads": 2}
+    work = Cell(asked.name, asked.settings, lambda: measured | {"seconds": 90.0})
+    assert study.result(work)["metrics"]["images"] == 64
+    (row,) = own_network_224.rows(tmp_path / "results")
+    assert (row["whole"], row["on 4 bits, tuned"], row["10% of the filters removed, tuned"]) == (70.0, 50.0, 60.0)
+    assert row["minutes"] == 1.5
+    assert len(own_network_224.cells(study)) == 1, "the cell is there"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dilib.artifacts import write_atomically
-from dilib.experiments import own_network, step_times, students_so_far
+from dilib.experiments import own_network, own_network_224, step_times, students_so_far
 from dilib.study import page, setting_table
 from dilib.study.overview import overview, studies, summaries
 from dilib.study.tables import markdown
@@ -51,6 +51,7 @@ def _write(results: Path, readme: Path | None) -> None:
         said = summaries(found) | {
             "ten lines": own_network.ten_lines(own),
             "own": _table(pd.DataFrame(map(own_network.row, own))),
+            "own 224": _table(pd.DataFrame(own_network_224.rows(results))),
             "students": _table(students_so_far.table(results)) or "None: every study's is.",
         }
         for path, text in texts.items():

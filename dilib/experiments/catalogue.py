@@ -13,6 +13,7 @@ from dilib.experiments import (
     image_sources,
     imagenet,
     own_network,
+    own_network_224,
     pruned_networks,
     quantization,
     table1_transfer,
@@ -143,6 +144,7 @@ def _quantized(study: Study, seed: int, *_) -> Iterator[Cell]:
 
 def _own_network(study: Study, seed: int, *_) -> Iterator[Cell]:
     yield from own_network.cells(study, seed)
+    yield from own_network_224.cells(study, seed)
 
 
 def _choices(study: Study, seed: int, *_) -> Iterator[Cell]:
@@ -167,4 +169,10 @@ CELLS = {
     "07_imagenet": _imagenet,  # which takes no other data set
     "12_your_own_network": _own_network,
 }
-ON_IMAGENET = ("07_imagenet", "08_table6_from_scratch", "09_table7_continual", "10_table4_pruning")
+ON_IMAGENET = (
+    "07_imagenet",
+    "08_table6_from_scratch",
+    "09_table7_continual",
+    "10_table4_pruning",
+    "12_your_own_network",
+)
