@@ -162,24 +162,25 @@ def test_a_second_run_reads_its_cells_and_changes_nothing(run):
     assert executed.stat().st_mtime_ns == written, "only its live runs could differ"
 
 
-def test_an_executed_notebook_is_written_anew_where_its_sources_or_cells_changed(tmp_path):
-    kept, cell = tmp_path / "n.ipynb", tmp_path / "digits" / "cells" / "a--seed0.json"
-    cell.parent.mkdir(parents=True)
+def test_an_executed_notebook_is_written_anew_where_what_it_is_made_from_changed(tmp_path, monkeypatch):
+    kept, code = tmp_path / "n.ipynb", tmp_path / "code.py"
+    monkeypatch.setattr(notebooks, "CODE", tmp_path)
+    code.touch()
 
-    def keep(source, number, output):
-        cell.write_text(number)
-        code = nbformat.v4.new_code_cell(
-            source, outputs=[nbformat.v4.new_output("display_data", {"text/plain": output})]
-        )
-        _keep(kept, notebooks.stamped(nbformat.writes(nbformat.v4.new_notebook(cells=[code])), [cell]))
+    def keep(source, read, output):
+        shown = nbformat.v4.new_output("display_data", {"text/plain": output})
+        executed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, outputs=[shown])])
+        _keep(kept, notebooks.stamped(nbformat.writes(executed), [read]))
         return nbformat.read(kept, as_version=4).cells[0].outputs[0].data["text/plain"]
 
-    assert keep("x", "1", "first") == "first"
-    assert keep("x", "1", "a live run differs") == "first"
-    assert keep("x", "2", "another cell") == "another cell"
-    assert keep("y", "2", "another source") == "another source"
-    kept.write_text("damaged")
-    assert keep("y", "2", "again") == "again"
+    assert keep("x", "cell 1", "first") == "first"
+    assert keep("x", "cell 1", "a live run differs") == "first"
+    assert keep("x", "cell 2", "another cell") == "another cell"
+    assert keep("y", "cell 2", "another source") == "another source"
+    code.write_text("z")
+    assert keep("y", "cell 2", "other code") == "other code"
+    kept.write_bytes(b"\xff\xfe")
+    assert keep("y", "cell 2", "damaged before") == "damaged before"
 
 
 @pytest.mark.parametrize(

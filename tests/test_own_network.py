@@ -83,6 +83,6 @@ def test_a_large_network_s_calls_become_a_row(tmp_path):
     work = Cell(asked.name, asked.settings, lambda: measured | {"seconds": 90.0})
     assert study.result(work)["metrics"]["images"] == 64
     (row,) = own_network_224.rows(tmp_path / "results")
-    assert (row["whole"], row["on 4 bits, tuned"], row["10% of the filters removed, tuned"]) == (70.0, 50.0, 60.0)
+    assert (row["whole"], row["on 4 bits, tuned"], row["10 % of the filters removed, tuned"]) == (70.0, 50.0, 60.0)
     assert row["minutes"] == 1.5
     assert len(own_network_224.cells(study)) == 1, "the cell is there"

@@ -52,7 +52,7 @@ def _write(results: Path, readme: Path | None) -> None:
             "ten lines": own_network.ten_lines(own),
             "own": _table(pd.DataFrame(map(own_network.row, own))),
             "own 224": _table(pd.DataFrame(own_network_224.rows(results))),
-            "students": _table(students_so_far.table(results)) or "None: every study's is.",
+            "students": _table(students_so_far.table(results)) or "None: every study has its table.",
         }
         for path, text in texts.items():
             write_atomically(path, _renewed(text, {name: words for name, words in said.items() if words}).encode())

@@ -123,6 +123,7 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace, run: Path) -
     print(f"\n{notebook.stem}", flush=True)
     tables, started = _versions(study.results, "table*.md"), time.perf_counter()
     made_before, read_before = len(noted(run, MADE)), len(noted(run, READ))
+    root = f"{Path(options.results).resolve()}/"
     kept = study.results / "notebooks" / notebook.name
     try:
         executed = notebooks.execute(notebook, _parameters(notebook, study, options))
@@ -132,7 +133,8 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace, run: Path) -
             with contextlib.suppress(OSError):  # the first error is the one to be shown
                 write_atomically(kept, error.executed.encode())
         return False
-    _keep(kept, notebooks.stamped(executed, map(Path, sorted({*noted(run, READ)[read_before:]}))))
+    read = [line.removeprefix(root) for line in noted(run, READ)[read_before:]]
+    _keep(kept, notebooks.stamped(executed, read))
     seconds, made = time.perf_counter() - started, len(noted(run, MADE)) - made_before
     if made:
         report.write_run(study, notebook.stem, made, seconds)
@@ -143,9 +145,10 @@ def _run(notebook: Path, study: Study, options: argparse.Namespace, run: Path) -
 
 
 def _keep(path: Path, executed: str) -> None:
-    """Write an executed notebook, unless there is one of the same sources and cells: only live runs would differ."""
-    if not path.exists() or notebooks.made_from(path.read_text("utf-8")) != notebooks.made_from(executed):
-        write_atomically(path, executed.encode())
+    """Write an executed notebook, unless there is one made from the same: only its live runs could differ."""
+    content = executed.encode()
+    if not path.exists() or notebooks.made_from(path.read_bytes()) != notebooks.made_from(content):
+        write_atomically(path, content)
 
 
 def _seeds(options: argparse.Namespace) -> list[int]:

@@ -4,6 +4,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from dilib import precision as precisions
 from dilib.artifacts import digest
 from dilib.calls.images import make_images
 from dilib.calls.prune import prune
@@ -17,12 +18,12 @@ from dilib.study.workers import CORES
 from dilib.timing import threads
 
 NAME = "own-network-224"
-CLASSES = 1000
-ASKED = {"images": 64, "bits": 4, "filters": 0.1}
+CLASSES, SIZE = 1000, 224
+ASKED = {"images": 64, "bits": 4, "filters": 0.1, "minutes": 5.0}
 
 
 def cells(study: Study, seed: int = 0) -> list[Cell]:
-    """The cell, where the study is ImageNet's and real images to test on, one of each class, are there, or the cell."""
+    """The cell, for ImageNet, if it is there or can be made: real images, one of each class, are at hand."""
     if study.dataset != "imagenet":
         return []
     found = compressed_cell(study, seed)
@@ -36,31 +37,32 @@ def compressed_cell(study: Study, seed: int = 0) -> Cell:
 
 
 def _real(study: Study) -> Split | None:
-    """One image of each class, their middles at 224×224."""
+    """One image of each class, its middle."""
     real = imagenet_validation(study.data_folder, range(CLASSES))
-    edge = 0 if real is None else (real.pixels.shape[-1] - 224) // 2
-    return real and Split(real.pixels[..., edge : edge + 224, edge : edge + 224].contiguous(), real.labels)
+    if real is None:
+        return None
+    edge = (real.pixels.shape[-1] - SIZE) // 2
+    return Split(real.pixels[..., edge : edge + SIZE, edge : edge + SIZE].contiguous(), real.labels)
 
 
 def _metrics(study: Study, settings: dict, seed: int) -> dict:
     teacher, real = imagenet_classifier(settings["teacher"], study.device), _real(study)
     folder = study.artifacts / NAME / f"{digest(settings)}-seed{seed}"
-    started = time.perf_counter()
+    precision = precisions.name(study.precision)  # that which is faster, as by default
+    tuned = {"minutes": ASKED["minutes"], "test": (real.pixels, real.labels), "seed": seed}
     with threads(CORES):
-        pool = make_images(teacher, folder / "images", ASKED["images"], seed=seed)
-        made = time.perf_counter() - started
-        test = real.pixels, real.labels
-        coarse = quantize(teacher, pool, folder / "coarse", bits=ASKED["bits"], test=test, seed=seed)
-        small = prune(teacher, pool, folder / "pruned", filters=ASKED["filters"], test=test, seed=seed)
-        top1 = split_accuracy(teacher, real)
+        pool = make_images(teacher, folder / "images", ASKED["images"], precision=precision, seed=seed)
+        started = time.perf_counter()
+        coarse = quantize(teacher, pool, folder / "coarse", bits=ASKED["bits"], **tuned)
+        small = prune(teacher, pool, folder / "pruned", filters=ASKED["filters"], precision=precision, **tuned)
+        seconds = time.perf_counter() - started
     return {
-        "top1": top1,
-        "tested": len(real.labels),
+        "top1": split_accuracy(teacher, real),
         "images": len(pool),
-        "seconds_of_images": made,
         "coarse": _top1(coarse),
         "pruned": _top1(small),
         "threads": CORES,
+        "seconds": pool.split().seconds + seconds,  # images that were there, too, took their time
     }
 
 
@@ -71,11 +73,12 @@ def _top1(found: Compressed) -> dict:
 def rows(results: Path) -> list[dict]:
     """What there is of it in a folder of results, as a table has it: top-1 in percent, and minutes."""
     found = [read_cell(path) for path in sorted(results.glob(f"*/*/cells/{NAME}--*.json"))]
-    return [_row(cell["settings"], cell["metrics"]) | {"minutes": cell["seconds"] / 60} for cell in found]
+    made = ({"minutes": cell["seconds"] / 60, "seed": cell["seed"], "precision": cell["precision"]} for cell in found)
+    return [_row(cell["settings"], cell["metrics"]) | how for cell, how in zip(found, made, strict=True)]
 
 
 def _row(asked: dict, measured: dict) -> dict:
-    bits, filters = f"on {asked['bits']} bits", f"{asked['filters']:.0%} of the filters removed"
+    bits, filters = f"on {asked['bits']} bits", f"{100 * asked['filters']:g} % of the filters removed"
     return {
         "network": asked["teacher"],
         "whole": measured["top1"],

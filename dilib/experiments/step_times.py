@@ -27,6 +27,7 @@ from dilib.baselines.textbook import textbook
 from dilib.classifier import Classifier, Preprocessing
 from dilib.inversion import Objective, Schedule, updates
 from dilib.precision import fastest
+from dilib.study.scratch import note_read
 from dilib.timing import wall_seconds
 
 if TYPE_CHECKING:
@@ -235,6 +236,7 @@ def measured(results: Path, kind: type = Row) -> "pandas.DataFrame":
     rows = []
     for path in sorted((results / "bench").glob("*.json")):
         content = read_json(path)
+        note_read(path, content)
         try:
             rows += [{"device": content["device"], **row} for row in content.get(kind.part, [])]
         except (KeyError, TypeError) as error:

@@ -26,7 +26,7 @@ from dilib.precision import name as name_of
 from dilib.provenance import commit, default_device, provenance
 from dilib.recipe import Recipe
 from dilib.study.scales import SCALES, Scale, check_scale, scale_for
-from dilib.study.scratch import MADE, READ, making, note
+from dilib.study.scratch import making, note_made, note_read
 from dilib.study.workers import CORES, side_by_side
 
 TILES = 10  # sample images in a row of a cell's PNG
@@ -216,7 +216,7 @@ class Study:
                 "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             }
             write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-            note(MADE, path.stem)
+            note_made(path.stem)
             return _read(path, settings)
 
     def run(self, cells: Iterable[Cell], jobs: int | None = None) -> list[dict]:
@@ -281,6 +281,7 @@ def read_cell(path: Path) -> dict:
     for name, kind in ENTRIES.items():
         if not isinstance(cell.get(name), kind):
             raise damaged(path, f"it has no {name}")
+    note_read(path, cell)
     return cell
 
 
@@ -289,10 +290,7 @@ def _read(path: Path, settings: dict) -> dict | None:
         cell = read_cell(path)
     except (FileNotFoundError, ValueError):
         return None
-    if cell["settings"] != settings:
-        return None
-    note(READ, str(path.resolve()))
-    return cell
+    return cell if cell["settings"] == settings else None
 
 
 def _as_sheet(images: Tensor) -> bytes:

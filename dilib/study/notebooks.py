@@ -1,6 +1,5 @@
 """Notebooks executed headlessly by papermill: what came out, or in one line what went wrong."""
 
-import hashlib
 import json
 import logging
 import re
@@ -16,7 +15,7 @@ from papermill.iorw import papermill_io
 from dilib.artifacts import digest
 from dilib.progress import without_bars
 
-MADE_FROM = "made_from"
+MADE_FROM, CODE = "made_from", Path(__file__).parents[1]
 MEMORY = "memory:"  # in place of a folder, where papermill is to write to
 KERNEL = [  # what a cell raises is shown all the same; that a kernel ends amid a request is no news
     "--IPKernelApp.log_level=50",
@@ -77,16 +76,16 @@ def execute(notebook: Path, parameters: dict) -> str:
     return _cleaned(_written.texts[output])
 
 
-def stamped(executed: str, cells: Iterable[Path]) -> str:
-    """An executed notebook that says what it was made from: its sources, and the cells that it read."""
+def stamped(executed: str, read: Iterable[str]) -> str:
+    """An executed notebook that says what it was made from: its sources, what it `read` of the results, our code."""
     notebook = nbformat.reads(executed, as_version=4)
     sources = [cell.source for cell in notebook.cells]
-    read = {f"{path.parents[1].name}/{path.stem}": hashlib.sha256(path.read_bytes()).hexdigest() for path in cells}
-    notebook.metadata[MADE_FROM] = digest({"sources": sources, "cells": read})
+    code = {str(path.relative_to(CODE)): path.read_text("utf-8") for path in CODE.rglob("*.py")}
+    notebook.metadata[MADE_FROM] = digest({"sources": sources, "read": sorted({*read}), "code": code})
     return nbformat.writes(notebook) + "\n"
 
 
-def made_from(executed: str) -> str | None:
+def made_from(executed: bytes) -> str | None:
     """What an executed notebook says that it was made from; None where it does not, or is damaged."""
     try:
         return json.loads(executed)["metadata"].get(MADE_FROM)

@@ -17,7 +17,7 @@ from dilib.study.tables import NOT_RUN, in_markdown, markdown, read_csv
 CI = "smoke"  # the scale whose numbers say only that everything runs
 MAIN = ("fashion_mnist", "imagenet")  # the data sets whose conclusions the README has
 WAITING = {  # scales and what they wait for, where there are no results at one
-    "overnight": "a quarter of an hour of a GPU, or a night of two CPU cores for a column of Table 1",
+    "overnight": "one GPU, or two CPU cores for a night a column of Table 1",
     "paper": "CUDA GPUs for days, and ImageNet's training images",
 }
 ENTRY = {"row": str, "column": str, "ours": float, "ours_std": float, "seeds": int, "paper": float}  # of a table

@@ -5,14 +5,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dilib.artifacts import digest
+
 RUN = "DILIB_RUN"  # the folder of the run that this process belongs to
-MADE, READ = "made-cells", "read-cells"  # in it: the cells that the run's processes made, by name, and read, by path
-_reading = ContextVar("reading", default=True)
+MADE, READ = "made", "read"  # in it: the cells that the run's processes made, and the files of results that they read
+MAKING = "DILIB_MAKING"  # set while a cell is made
 
 
 @contextmanager
@@ -47,24 +48,36 @@ def _lock(folder: Path) -> FileLock:
     return FileLock(folder / "in-use.lock")
 
 
-def note(what: str, cell: str) -> None:
-    """Note, where this process belongs to a run, that it MADE or READ a cell."""
-    if (what == MADE or _reading.get()) and (folder := os.environ.get(RUN)):
+def note_made(cell: str) -> None:
+    """Note, where this process belongs to a run, that it made a cell."""
+    _note(MADE, cell)
+
+
+def note_read(path: Path, content) -> None:
+    """Note, where this process belongs to a run, that it read a file of results, a JSON value."""
+    if MAKING not in os.environ:
+        _note(READ, f"{path.resolve()} {digest(content)}")
+
+
+def _note(what: str, line: str) -> None:
+    if folder := os.environ.get(RUN):
         with suppress(OSError), open(Path(folder) / what, "a", encoding="utf-8") as file:
-            file.write(f"{cell}\n")  # a cell is worth more than its being counted
+            file.write(f"{line}\n")  # a cell is worth more than its being counted
 
 
 @contextmanager
 def making() -> Iterator[None]:
-    """Meanwhile no cell counts as read: what another one takes from it is no matter of who asked for that."""
-    before = _reading.set(False)
+    """Meanwhile reading is not noted: a later run finds the cell made, and does not read what went into it."""
+    before = os.environ.get(MAKING)
+    os.environ[MAKING] = "1"  # which processes that are started meanwhile inherit
     try:
         yield
     finally:
-        _reading.reset(before)
+        if before is None:
+            del os.environ[MAKING]
 
 
 def noted(folder: Path, what: str) -> list[str]:
-    """The cells that the run with this folder has MADE, or READ, so far, in the order of its notes."""
+    """What the run with this folder has MADE, or READ, so far, in the order of its notes."""
     path = folder / what
     return path.read_text("utf-8").splitlines() if path.exists() else []

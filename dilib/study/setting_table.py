@@ -98,6 +98,23 @@ TRANSFER = "Knowledge transfer on CIFAR-10 (Sec. 4.1, A.1)"
 PARTS = {
     TRANSFER: [
         Row("width of the networks", 1.0, lambda s: s.widths["vgg11_bn"], why_smaller=SMALLER),
+        Row("teachers' epochs", "not said", lambda s: s.training["vgg11_bn"].epochs, "as is usual", SMALLER, NIGHT),
+        Row(
+            "their batch and rate",
+            "not said",
+            lambda s: f"{s.training['vgg11_bn'].batch_size} and {s.training['vgg11_bn'].lr:g}",
+            "as is usual",
+            "fewer epochs",
+            "fewer epochs",
+        ),
+        Row(
+            "their shift, pixels",
+            "not said",
+            lambda s: s.training["vgg11_bn"].shift,
+            "small",
+            "",
+            "for longer training",
+        ),
         Row("images a batch", 256, lambda s: s.batch_size),
         Row(
             "updates a batch",
@@ -458,11 +475,11 @@ PARTS = {
 
 def as_markdown() -> str:
     """The whole page, docs/settings.md."""
-    parts = [f"## {part}\n\n{_table(rows, scales_of(part))}" for part, rows in PARTS.items()]
+    parts = [f"## {part}\n\n{_table(rows, _scales_of(part))}" for part, rows in PARTS.items()]
     return "\n\n".join([HEAD, *parts]) + "\n"
 
 
-def scales_of(part: str) -> list[str]:
+def _scales_of(part: str) -> list[str]:
     """The scales that a part of the page is about."""
     return [name for name in SCALES if name != "overnight" or part == TRANSFER]
 
