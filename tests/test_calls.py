@@ -19,7 +19,7 @@ from torch import nn
 
 import dilib
 from dilib import networks
-from dilib.calls import budget, plans
+from dilib.calls import budget, distill, plans
 from dilib.calls.distill import STUDENT
 from dilib.calls.given import pixels_of, suited
 from dilib.commands.given import in_order
@@ -134,6 +134,17 @@ def test_what_a_folder_holds_is_not_taken_for_something_else(teacher, smaller, b
         dilib.distill(teacher, smaller, tmp_path, updates=8)
     with pytest.raises(ValueError, match="holds a run with method amortised, not adaptive"):
         dilib.distill(teacher, smaller, tmp_path, updates=4, method="adaptive")
+
+
+@pytest.mark.parametrize(("named", "warns"), [([99.0, 60.0, 30.0, 30.0], True), ([30.0, 99.0, 60.0, 60.0], False)])
+def test_images_that_the_teacher_no_longer_names_are_no_silent_failure(
+    teacher, smaller, brief, tmp_path, monkeypatch, recwarn, named, warns
+):
+    teach = distill._teach
+    monkeypatch.setattr(distill, "_teach", lambda *given: teach(*given) | {"teacher_on_fresh": named})
+    dilib.distill(teacher, smaller, tmp_path, updates=4)
+    said = [str(each.message) for each in recwarn if "names only 40 % of the latest images" in str(each.message)]
+    assert bool(said) == warns
 
 
 def test_a_budget_in_minutes_becomes_rounds(teacher, smaller, brief, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A student from a teacher alone: images are made while it learns from them."""
 
 import json
+import statistics
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from dilib.rounds import Run
 from dilib.weights import save_weights
 
 FEW = 8  # rounds, below which a student has hardly begun
+NAMED = 50.0  # percent of its latest images, below which the teacher no longer teaches what they were made for
 IMAGES, CHECKPOINT, STUDENT, HISTORY, CONTACT = (
     "images",
     "checkpoint.safetensors",
@@ -110,6 +112,10 @@ def distill(
     teacher = replace(teacher, precision=precisions.named(decided["precision"]))
     plan = plan.fitted(decided["distance"]).of_rounds(decided["rounds"])
     history = _teach(teacher, student, plan, {"asked": asked, "rounds": decided["rounds"]}, folder)
+    named = statistics.mean(history["teacher_on_fresh"][-3:])
+    if named < NAMED:
+        said = f"the teacher names only {named:.0f} % of the latest images as they were meant: they compete too hard"
+        warnings.warn(f"{said}; try method='deepinversion', whose images do not compete", stacklevel=2)
     top1 = None if test is None else split_accuracy(teacher.with_network(student), test)
     return Taught(student, PoolDataset(folder / IMAGES), history, top1)
 
