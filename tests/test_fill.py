@@ -14,6 +14,7 @@ from dilib.commands import fill
 from dilib.experiments import catalogue, estimates, table1_transfer, teachers
 from dilib.inversion import Inversion
 from dilib.study.cells import Cell, Study
+from dilib.study.scales import SCALES
 from dilib.study.scales.settings import PAIRS
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +56,19 @@ def test_what_tells_most_comes_first(study):
     assert not [name for name in names if PAIRS[1][1] in name.split("--")[2:3] and name.startswith("transfer")]
     left = {cell.name for cell in fill._wanted(study, list(catalogue.CELLS), [0], 3)}
     assert not [name for name in left if name.startswith(("speeds", "latency", "pruned", "growth", "own-network"))]
+
+
+def test_a_scale_may_be_for_some_notebooks_alone():
+    assert all(set(scale.notebooks) <= set(catalogue.CELLS) for scale in SCALES.values())
+    assert "14_amortised" in fill._notebooks(SCALES["overnight"], "")
+    with pytest.raises(ValueError, match="no notebook is called '05'; choose a part of 01_teachers"):
+        fill._notebooks(SCALES["overnight"], "05")
+
+
+def test_one_column_takes_its_own_teacher_alone(tmp_path):
+    overnight = Study.open("overnight", None, tmp_path / "results", tmp_path / "artifacts")
+    asked = {cell.name for cell in catalogue.cells(overnight, "01_teachers", pairs=1)}
+    assert asked == {"teacher--vgg11_bn", "memory--vgg11_bn"}
 
 
 @pytest.mark.parametrize("method", ["amortised", "adaptive"])

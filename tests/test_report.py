@@ -159,6 +159,12 @@ def test_the_readme_s_summaries_are_those_of_the_committed_results(name):
     assert f"{begin}\n{text}\n{end}" in written
 
 
+def test_students_without_a_table_are_those_of_the_committed_results():
+    begin, end = report.marks("students")
+    rows = report._table(students_so_far.table(ROOT / "results"))
+    assert f"{begin}\n{rows}\n{end}" in (ROOT / "docs" / "findings.md").read_text()
+
+
 def test_every_experiment_has_its_notebook():
     assert [each.name for each in EXPERIMENTS if not (ROOT / "notebooks" / f"{each.notebook}.ipynb").exists()] == []
 
