@@ -110,3 +110,19 @@ def test_cells_of_every_source(tmp_path):
     eight, four = cells["real", 8, False], cells["real", 4, True]
     assert abs(eight["metrics"]["top1"] - eight["metrics"]["teacher_top1"]) < 3
     assert len(four["metrics"]["history"]) == 1
+
+
+class Padded(nn.Conv2d):
+    """A layer of somebody else's: torch.fx traces through what is not torch's own."""
+
+    def forward(self, images):
+        return self._conv_forward(images, self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("layer", "named"), [(Padded(3, 4, 3), "conv2d"), (nn.ConvTranspose2d(3, 4, 3), "0")], ids=["derived", "other"]
+)
+def test_weights_that_would_stay_as_they_are_are_refused(layer, named):
+    network = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    with pytest.raises(ValueError, match=f"Sequential can't be quantised: {named} is no nn.Conv2d or nn.Linear itself"):
+        quantized(network, IMAGES, 4)

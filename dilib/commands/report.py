@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -47,11 +48,11 @@ def _write(results: Path, readme: Path | None) -> None:
     for executed in (path for each in found for path in (each.folder / "notebooks").glob("*.ipynb")):
         write_atomically(executed.with_suffix(".html"), page.notebook_page(executed).encode())
     if readme:
-        own = own_network.finished(results)
+        own, larger = own_network.finished(results), _table(pd.DataFrame(own_network_224.rows(results)))
         said = summaries(found) | {
             "ten lines": own_network.ten_lines(own),
             "own": _table(pd.DataFrame(map(own_network.row, own))),
-            "own 224": _table(pd.DataFrame(own_network_224.rows(results))),
+            "own 224": larger and f"{textwrap.fill(own_network_224.WORDS, 140)}\n\n{larger}",
             "students": _table(students_so_far.table(results)) or "None: every study has its table.",
         }
         for path, text in texts.items():

@@ -3,6 +3,7 @@
 from numbers import Integral
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrize
@@ -12,6 +13,7 @@ from dilib.downloads import reason
 from dilib.structure import copied, undisturbed
 
 ENDS = 8  # bits that the first and the last layer keep: rounding hurts most there
+OUTSIDE = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d}  # a layer's own work, done by a function
 CLIPS = torch.linspace(0.1, 1.0, 19).tolist()  # shares of an activation's range that are tried
 
 
@@ -62,12 +64,14 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
     """A copy on `bits`-bit weights and activations, BatchNorm folded, calibrated on normalised images (N, C, H, W).
 
     It computes in floating point what integers would give, and can be trained: gradients pass through the rounding.
-    Raises ValueError for `bits` outside 2..8, and for a network that can't be traced or folded.
+    Raises ValueError for `bits` outside 2..8, and for a network that can't be traced or folded, or that has
+    weights in other layers than `nn.Conv2d` and `nn.Linear`, which would stay as they are.
     """
     if not isinstance(bits, Integral) or not 2 <= bits <= 8:
         raise ValueError(f"{bits!r} bits are out of range; choose from 2 to 8")
     images = images.to(next(network.parameters()).device)
     folded = _folded(network, images).requires_grad_(True)
+    _check_all_rounded(type(network).__name__, folded)
     calls = [node for node in folded.graph.nodes if node.op == "call_module" and _rounds(folded, node)]
     for number, node in enumerate(calls):
         own = ENDS if number in (0, len(calls) - 1) else bits
@@ -79,6 +83,23 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
     with torch.no_grad():
         folded(images)
     return folded
+
+
+def _check_all_rounded(kind: str, folded: fx.GraphModule) -> None:
+    """Raise ValueError where weights would stay as they are, such as those of a layer that tracing went through."""
+    for node in folded.graph.nodes:
+        function = node.op == "call_function" and node.target in OUTSIDE
+        layer = node.op == "call_module" and _stays(folded, node)
+        if function or layer:
+            name = node.target if layer else node.name
+            raise ValueError(
+                f"{kind} can't be quantised: {name} is no nn.Conv2d or nn.Linear itself; build it of these"
+            )
+
+
+def _stays(folded: fx.GraphModule, node: fx.Node) -> bool:
+    weights = folded.get_submodule(node.target).parameters()
+    return not _rounds(folded, node) and any(weight.ndim > 1 for weight in weights)
 
 
 def _rounds(folded: fx.GraphModule, node: fx.Node) -> bool:
