@@ -103,6 +103,11 @@ def ten_lines(found: list[dict]) -> str:
         f"({_title(usual[0]['settings']['teacher'])} of the paper's; {shown['teacher']:.1f} % on the test images), a "
         f"fresh student of its kind, and images none of which is real. The student has **{shown['student']:.1f} %**."
     )
+    if shares := [row(cell)["of the teacher's"] for cell in found if cell is not usual[0]]:
+        words += (
+            f" Students of a teacher that no setting was found on reached {min(shares):.0f} to {max(shares):.0f} % "
+            "of its accuracy: [it can fail](docs/own-network.md#from-python), and says so."
+        )
     return f"```\n{measured['said']}\n```\n\n{textwrap.fill(words, 140)}"
 
 
