@@ -114,8 +114,10 @@ def distill(
     history = _teach(teacher, student, plan, {"asked": asked, "rounds": decided["rounds"]}, folder)
     named = statistics.mean(history["teacher_on_fresh"][-3:])
     if named < NAMED:
-        said = f"the teacher names only {named:.0f} % of the latest images as they were meant: they compete too hard"
-        warnings.warn(f"{said}; try method='deepinversion', whose images do not compete", stacklevel=2)
+        said = f"the teacher names only {named:.0f} % of the latest images as they were meant"
+        competing = "they compete too hard: try method='deepinversion', whose images do not compete"
+        made = "check its preprocessing"
+        warnings.warn(f"{said}; {made if method == 'deepinversion' else competing}", stacklevel=2)
     top1 = None if test is None else split_accuracy(teacher.with_network(student), test)
     return Taught(student, PoolDataset(folder / IMAGES), history, top1)
 

@@ -113,7 +113,7 @@ PARTS = {
             lambda s: s.training["vgg11_bn"].shift,
             "small",
             "",
-            "for longer training",
+            "usual on CIFAR-10",
         ),
         Row("images a batch", 256, lambda s: s.batch_size),
         Row(
