@@ -4,6 +4,7 @@ The four methods of the paper are one loop with terms switched on: Noise (classi
 prior), DeepInversion (+ feature statistics), Adaptive DeepInversion (+ competition with a student).
 """
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -268,6 +269,7 @@ def _graphed(terms_of: Callable[[Tensor], Tensor], updates: int, images: Tensor)
     """On a CUDA GPU, forward and backward pass as one graph: launching small kernels takes longer than running them."""
     if not images.is_cuda or updates < GRAPHED:
         return terms_of
+    gc.collect()  # earlier graphs, and the memory that they hold, are freed by the collector alone
     return torch.cuda.make_graphed_callables(terms_of, (torch.zeros_like(images).requires_grad_(),))
 
 

@@ -12,6 +12,7 @@ from dilib.parameterisation import Pixels
 SHORT = Schedule(stages=((32, 12),), lr=0.1, jitter=2)
 LABELS = torch.arange(8) % 4
 OBJECTIVE = Objective(alpha_f=1.0)
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 def student():
@@ -118,15 +119,28 @@ def test_batches_after_a_warm_start_take_fewer_updates(teacher):
     assert [schedule.updates(batches) for batches in (1, 2, 3)] == [7, 9, 11]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@needs_cuda
 def test_a_cuda_graph_makes_the_images_of_the_plain_loop(teacher, monkeypatch):
     teacher.network.cuda()
-    arguments = (teacher, LABELS, OBJECTIVE, SHORT)
-    graphed = invert(*arguments, student=student().cuda())
-    monkeypatch.setattr(inversion, "_graphed", lambda terms_of, updates, images: terms_of)
+    arguments, recorded = (teacher, LABELS, OBJECTIVE, SHORT), []
+    record = torch.cuda.make_graphed_callables
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *given: recorded.append(1) or record(*given))
     plain = invert(*arguments, student=student().cuda())
+    assert not recorded
+    monkeypatch.setattr(inversion, "GRAPHED", 1)
+    graphed = invert(*arguments, student=student().cuda())
+    assert len(recorded) == len(SHORT.stages)
     torch.testing.assert_close(graphed.images, plain.images, atol=1e-2, rtol=0)
     torch.testing.assert_close(graphed.history, plain.history, atol=1e-2, rtol=1e-2)
+
+
+@needs_cuda
+def test_on_cuda_the_terms_are_those_of_a_cpu(teacher):
+    first = replace(SHORT, stages=((32, 1),))
+    on_cpu = invert(teacher, LABELS, OBJECTIVE, first, student=student())
+    teacher.network.cuda()
+    on_cuda = invert(teacher, LABELS, OBJECTIVE, first, student=student().cuda())
+    torch.testing.assert_close(on_cuda.history, on_cpu.history, atol=1e-3, rtol=1e-2)  # convolutions are in TF32 there
 
 
 def test_watching_sees_every_update_and_the_images_it_left(teacher):

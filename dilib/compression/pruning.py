@@ -1,6 +1,8 @@
 """Removing filters from a trained network: ranked at gates, over all layers at once, then cut out for real. Sec. 4.3.
 
 The ranking needs images but no labels: its loss is the distance to what the whole network says of them.
+
+Torch-Pruning is imported where it is used: making images and teaching do without it.
 """
 
 import statistics
@@ -9,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-import torch_pruning
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,6 +24,9 @@ from dilib.checks import check_gradients, check_not_negative, check_whole
 from dilib.classifier import Classifier, Frozen
 from dilib.downloads import reason
 from dilib.structure import copied, undisturbed
+
+if TYPE_CHECKING:
+    import torch_pruning
 
 LOSSES = ("kl", "ce")
 TARGETS = ("filters", "latency")
@@ -137,8 +142,10 @@ def _names(layers: list[Layer], kind: type) -> tuple[str, ...]:
     return tuple(sorted({name for name, module, _ in layers if isinstance(module, kind)}))
 
 
-def _traced(classifier: Classifier) -> tuple[nn.Module, torch_pruning.DependencyGraph]:
+def _traced(classifier: Classifier) -> tuple[nn.Module, "torch_pruning.DependencyGraph"]:
     """A copy of the network, and what in it depends on what."""
+    import torch_pruning
+
     traced = copied(classifier.network).eval().requires_grad_(True)
     with _tracing(classifier):
         return traced, torch_pruning.DependencyGraph().build_dependency(traced, classifier.example)
@@ -203,13 +210,15 @@ def removed(classifier: Classifier, kept: Kept) -> nn.Module:
 
     Raises ValueError where it does not.
     """
+    from torch_pruning import prune_conv_out_channels
+
     smaller, graph = _traced(classifier)
     for group, stays in kept.items():
         gone = (~stays).nonzero().flatten().tolist()
         if gone:
             whole = next(name for name in group.convolutions if smaller.get_submodule(name).groups == 1)
             root = smaller.get_submodule(whole)
-            graph.get_pruning_group(root, torch_pruning.prune_conv_out_channels, gone).prune()
+            graph.get_pruning_group(root, prune_conv_out_channels, gone).prune()
     _check_says_the_same(classifier, smaller, kept)
     return smaller.train(classifier.network.training)
 

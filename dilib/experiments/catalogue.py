@@ -49,8 +49,8 @@ def _teachers(study: Study, seed: int, pairs: int, *_) -> Iterator[Cell]:
 
 
 def _transfers(study: Study, seed: int, pairs: int, *_) -> Iterator[Cell]:
-    for pair in PAIRS[:pairs]:
-        yield from (table1_transfer.student_cell(study, pair, method, seed) for method in TELLING)
+    for method in TELLING:
+        yield from (table1_transfer.student_cell(study, pair, method, seed) for pair in PAIRS[:pairs])
     shown = ("real", "deepinversion", "deepdream", "noise")
     yield from (table1_transfer.recognition_cell(study, PAIRS[0][0], method, seed) for method in shown)
     yield from table1_transfer.noise_cells(study, seed).values()

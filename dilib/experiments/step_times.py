@@ -1,7 +1,7 @@
 """Seconds and memory of one synthesis step: the textbook loop's, the least possible (the floor), and ours.
 
 A network's methods take turns within one process, so that whatever else the machine does meets all of them alike.
-Memory is read in a process for each, as one that has used memory keeps some of it.
+A CPU's memory is read in a process for each, as one that has used memory keeps some of it.
 """
 
 import gc
@@ -162,7 +162,12 @@ def step_seconds(
 
 
 def peak_memory(workload: Workload, method: str, device: torch.device, precision: torch.dtype) -> float | None:
-    """MiB that a method's first steps add at their peak, in a process of their own; None where that can't be read."""
+    """MiB that a method's first steps add at their peak; None where that can't be read.
+
+    In a process of their own on a CPU; a GPU's allocator keeps count itself.
+    """
+    if device.type == "cuda":
+        return _added_at_peak(workload, method, device, precision)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_added_at_peak, workload, method, device, precision).result()
 

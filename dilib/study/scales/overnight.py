@@ -15,7 +15,8 @@ SCALE = replace(
     PAPER,
     name="overnight",
     notebooks=("01_teachers", "02_table1_transfer", "03_table8_statistics", "14_amortised"),
-    training=dict.fromkeys((*TEACHERS, JUDGE), TrainingSettings(epochs=40, shift=4)),
+    training=dict.fromkeys((*TEACHERS, JUDGE), TrainingSettings(epochs=50, shift=4))
+    | {"vgg11_bn": TrainingSettings(epochs=100, shift=4)},
     schedule=dict.fromkeys(TEACHERS, SCHEDULE),
     distillation=paper.by_pair(30, 100),
     amortised=replace(
@@ -23,7 +24,7 @@ SCALE = replace(
         student=dict.fromkeys(
             PAIRS,
             StreamSettings(
-                rounds=24, updates=160, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4, batches=10
+                rounds=36, updates=160, batch_size=128, lr=0.2, decay="linear", temperature=20.0, shift=4, batches=10
             ),
         ),
     ),
