@@ -121,6 +121,7 @@ def test_batches_after_a_warm_start_take_fewer_updates(teacher):
 
 @needs_cuda
 def test_a_cuda_graph_makes_the_images_of_the_plain_loop(teacher, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # whose rounding Adam makes much of
     teacher.network.cuda()
     arguments, recorded = (teacher, LABELS, OBJECTIVE, SHORT), []
     record = torch.cuda.make_graphed_callables
@@ -130,8 +131,8 @@ def test_a_cuda_graph_makes_the_images_of_the_plain_loop(teacher, monkeypatch):
     monkeypatch.setattr(inversion, "GRAPHED", 1)
     graphed = invert(*arguments, student=student().cuda())
     assert len(recorded) == len(SHORT.stages)
-    torch.testing.assert_close(graphed.images, plain.images, atol=1e-2, rtol=0)
-    torch.testing.assert_close(graphed.history, plain.history, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(graphed.images, plain.images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(graphed.history, plain.history, atol=1e-4, rtol=1e-4)
 
 
 @needs_cuda

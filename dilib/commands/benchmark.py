@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     dtype = precision.fastest(device)
     most = torch.get_num_threads() if device.type == "cpu" else torch.cuda.device_count()
     parts = {
-        "rows": (measure(workload, device, dtype) for workload in WORKLOADS),
+        "rows": (measure(workload, device, dtype) for workload in WORKLOADS if workload.available()),
         "processes": ([throughput(WORKLOADS[0], device, dtype, count)] for count in range(1, most + 1)),
         "transfers": ([transfer(device, dtype)] for _ in range(1)),
     }

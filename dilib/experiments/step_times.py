@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -76,6 +77,11 @@ class Workload:
     batch: int
     size: int
     classes: int
+    package: str = "torch"  # that it takes to build it
+
+    def available(self) -> bool:
+        """Whether that package is installed."""
+        return find_spec(self.package) is not None
 
     def prepared(self, device: torch.device, precision: torch.dtype) -> tuple[Classifier, Tensor]:
         """The network, with the same random weights each time, and labels for its batch."""
@@ -84,13 +90,16 @@ class Workload:
         return Classifier(self.build().to(device).eval(), RGB, self.name, precision), labels
 
 
+LITE = "efficientnet_lite_pytorch"
 WORKLOADS = (
     *(
         Workload(networks.title(name), partial(networks.create, name, 10), batch, 32, 10)
         for name, batch in (("vgg11_bn", 256), ("resnet18", 64), ("resnet34", 64))
     ),
     Workload("ResNet-50", torchvision.models.resnet50, 16, 224, 1000),
-    Workload("EfficientNet-Lite0", partial(networks.untrained_imagenet_network, "efficientnet_lite0"), 16, 224, 1000),
+    Workload(
+        "EfficientNet-Lite0", partial(networks.untrained_imagenet_network, "efficientnet_lite0"), 16, 224, 1000, LITE
+    ),
 )
 
 

@@ -12,11 +12,10 @@ from dilib.artifacts import digest, fingerprint, plain
 from dilib.baselines.dafl import distill_with_generator
 from dilib.classifier import Classifier
 from dilib.distillation import DistillationSettings, distill
-from dilib.evaluation import accuracy_by_class, predict
+from dilib.evaluation import accuracy, accuracy_by_class, predict
 from dilib.experiments.teachers import (
     fresh_network,
     load_teacher,
-    teacher_cell,
     teacher_settings,
     train_sample,
 )
@@ -184,7 +183,7 @@ def taught_by_inversion(
     labels = predict(teacher, shown.images).argmax(1) if method == "amortised" else shown.labels
     return {
         "top1": history["student_on_test"][-1],
-        "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
+        "teacher_top1": accuracy(teacher, *study.test),
         "images": batches * batch_size_of(study, method),
         "updates": schedule_of(study, pair[0], method).updates(batches),
         "seconds": sum(history["seconds"]),
@@ -286,7 +285,7 @@ def _taught_by_generator(study: Study, pair: Pair, *, settings: dict, seed: int)
         labels = teacher.network(images).argmax(1)
     return {
         "top1": history["student_on_test"][-1],
-        "teacher_top1": study.result(teacher_cell(study, pair[0], seed))["metrics"]["top1"],
+        "teacher_top1": accuracy(teacher, *study.test),
         "images": teaching.rounds * teaching.updates * teaching.batch_size,
         "seconds": sum(history["seconds"]),
         "history": history,
