@@ -46,8 +46,8 @@ PREPROCESSING = ["--mean", "0.5,0.4,0.3", "--std", "0.25,0.2,0.1", "--size", "32
 def brief(monkeypatch):
     """Batches and rounds of a few updates."""
 
-    def plan_for(preprocessing, method):
-        plan = plans.plan_for(preprocessing, method)
+    def plan_for(size, method):
+        plan = plans.plan_for(size, method)
         batches = {"batches": 2} if method == "amortised" else {}
         teaching = replace(plan.teaching, updates=4, batch_size=8, **batches)
         stages = tuple((size, 2) for size, _ in plan.schedule.stages)
@@ -163,7 +163,7 @@ def test_a_budget_in_minutes_becomes_rounds(teacher, smaller, brief, tmp_path, m
 def test_resolutions_that_a_network_does_not_take_are_left_out(network):
     """VGG-11-BN halves its images five times: 16×16 leave nothing."""
     teacher = dilib.Classifier(network, dilib.Preprocessing((0.5,) * 3, (0.25,) * 3, 32))
-    plan = plans.plan_for(teacher.preprocessing, "deepinversion")
+    plan = plans.plan_for(teacher.preprocessing.size, "deepinversion")
     plan = replace(plan, schedule=replace(plan.schedule, stages=((16, 5), (None, 7))))
     assert suited(plan, teacher).schedule.stages == ((32, 12),)
     plan = replace(plan, schedule=replace(plan.schedule, stages=((64, 5), (None, 7))))

@@ -63,8 +63,8 @@ def newcomer(tmp_path, monkeypatch):
     save_model(network, tmp_path / "weights.safetensors")
     torch.save(network.state_dict(), tmp_path / "teacher.pth")
 
-    def plan_for(preprocessing, method):
-        plan = plans.plan_for(preprocessing, method)
+    def plan_for(size, method):
+        plan = plans.plan_for(size, method)
         batches = {"batches": 2} if method == "amortised" else {}
         teaching = replace(plan.teaching, updates=4, batch_size=8, **batches)
         schedule = replace(plan.schedule, stages=tuple((size, 2) for size, _ in plan.schedule.stages))

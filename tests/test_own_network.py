@@ -36,8 +36,8 @@ def test_missing_weights_are_named(tmp_path):
 
 
 def test_a_call_becomes_a_cell_and_a_row(tmp_path, monkeypatch):
-    def plan_for(preprocessing, method):
-        plan = plans.plan_for(preprocessing, method)
+    def plan_for(size, method):
+        plan = plans.plan_for(size, method)
         teaching = replace(plan.teaching, updates=4, batch_size=8, batches=2)
         return replace(plan, batch_size=16, teaching=teaching, schedule=replace(plan.schedule, stages=((None, 2),)))
 

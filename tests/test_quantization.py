@@ -113,16 +113,54 @@ def test_cells_of_every_source(tmp_path):
 
 
 class Padded(nn.Conv2d):
-    """A layer of somebody else's: torch.fx traces through what is not torch's own."""
+    """A layer of somebody else's that does as torch's own."""
 
     def forward(self, images):
         return self._conv_forward(images, self.weight, self.bias)
 
 
+class Standardised(nn.Conv2d):
+    """One whose weights are not those that it has."""
+
+    def forward(self, images):
+        return self._conv_forward(images, self.weight / self.weight.norm(), self.bias)
+
+
+class Functional(nn.Module):
+    """One that calls the function itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+
+    def forward(self, images):
+        return nn.functional.conv2d(images, self.weight)
+
+
+def followed(layer):
+    return nn.Sequential(layer, nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+
+@torch.no_grad()
+def test_a_layer_derived_from_torchs_is_rounded_and_folded_as_that():
+    torch.manual_seed(0)
+    derived, plain = followed(Padded(3, 4, 3)), followed(nn.Conv2d(3, 4, 3))
+    for _ in range(20):
+        derived(IMAGES)
+    plain.load_state_dict(derived.state_dict())
+    torch.testing.assert_close(*(quantized(each.eval(), IMAGES, 4)(IMAGES) for each in (derived, plain)))
+
+
 @pytest.mark.parametrize(
-    ("layer", "named"), [(Padded(3, 4, 3), "conv2d"), (nn.ConvTranspose2d(3, 4, 3), "0")], ids=["derived", "other"]
+    ("layer", "said"),
+    [
+        (Functional(), "conv2d is no nn.Conv2d or nn.Linear; build it of these"),
+        (nn.ConvTranspose2d(3, 4, 3), "0 is no nn.Conv2d or nn.Linear; build it of these"),
+        (Standardised(3, 4, 3), "0 changes its weights before it uses them"),
+    ],
+    ids=["function", "other", "standardised"],
 )
-def test_weights_that_would_stay_as_they_are_are_refused(layer, named):
+def test_weights_that_would_not_be_rounded_as_they_are_used_are_refused(layer, said):
     network = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
-    with pytest.raises(ValueError, match=f"Sequential can't be quantised: {named} is no nn.Conv2d or nn.Linear itself"):
+    with pytest.raises(ValueError, match=f"Sequential can't be quantised: {said}"):
         quantized(network, IMAGES, 4)

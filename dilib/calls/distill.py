@@ -87,7 +87,7 @@ def distill(
         >>> taught = distill(teacher, smaller_network, "my-run", minutes=12)
     """
     folder, classes = folders.place(folder), classes_of(teacher)
-    plan = plan_for(teacher.preprocessing, method)
+    plan = plan_for(teacher.preprocessing.size, method)
     seed = seed_of(seed)
     check_precision(precision)
     budget.check_budget("updates", minutes=minutes, updates=updates)

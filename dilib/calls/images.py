@@ -45,7 +45,7 @@ def make_images(
     if method == "adaptive":
         raise ValueError("adaptive images compete with a student; use distill, or choose amortised or deepinversion")
     folder, known = folders.place(folder), classes_of(teacher)
-    plan = plan_for(teacher.preprocessing, method)
+    plan = plan_for(teacher.preprocessing.size, method)
     seed = seed_of(seed)
     check_precision(precision)
     budget.check_budget("minutes", minutes=minutes, count=count)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from dilib.amortised import AmortisedSettings
-from dilib.classifier import Classifier, Preprocessing, sides
+from dilib.classifier import Classifier, Size, sides
 from dilib.distillation import DistillationSettings, StreamSettings
 from dilib.inversion import SMALL, Objective, Schedule
 from dilib.recipe import Recipe, Rival
@@ -62,19 +62,18 @@ class Plan:
         )
 
 
-def plan_for(preprocessing: Preprocessing, method: str) -> Plan:
-    """What serves networks for such images, those of 32×32 pixels best.
+def plan_for(size: Size, method: str) -> Plan:
+    """What serves networks for images of this size, those of 32×32 pixels best.
 
     Raises ValueError for an unknown method, and for images that a method can't make.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    if method == "amortised" and any(side % 4 for side in sides(preprocessing.size)):
+    if method == "amortised" and any(side % 4 for side in sides(size)):
         raise ValueError(
-            f"amortised images have sides that are multiples of 4, not {preprocessing.size}; choose deepinversion"
+            f"amortised images have sides that are multiples of 4, not {size}; choose deepinversion"
         )
-    side = min(sides(preprocessing.size))
-    small = max(sides(preprocessing.size)) <= SMALL
+    side, small = min(sides(size)), max(sides(size)) <= SMALL
     student = {"batch_size": 128 if small else 32, "lr": 0.2, "decay": "linear", "temperature": 20.0}
     student["shift"] = max(1, side // 8)
     if method == "amortised":
@@ -96,14 +95,13 @@ def plan_for(preprocessing: Preprocessing, method: str) -> Plan:
         method,
         batch_size=16,
         objective=Objective(alpha_tv=0.04, alpha_l2=0.0, alpha_f=LARGE_PULL, alpha_c=0.2),
-        schedule=_in_three_sizes(preprocessing),
+        schedule=_in_three_sizes(*sides(size)),
         teaching=teaching,
         first_layer=10.0,
     )
 
 
-def _in_three_sizes(preprocessing: Preprocessing) -> Schedule:
+def _in_three_sizes(height: int, width: int) -> Schedule:
     """Large shapes first: most updates at a quarter and a half of the resolution, where they are cheap."""
-    height, width = sides(preprocessing.size)
     stages = (((height // 4, width // 4), 400), ((height // 2, width // 2), 300), (None, 90))
     return Schedule(stages, lr=0.2, decay="cosine", jitter=round(30 * min(height, width) / 224), clip=True)

@@ -5,8 +5,8 @@ from numbers import Integral
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dilib.classifier import frozen_copy
 from dilib.downloads import reason
@@ -65,14 +65,16 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
 
     It computes in floating point what integers would give, and can be trained: gradients pass through the rounding.
     Raises ValueError for `bits` outside 2..8, and for a network that can't be traced or folded, or that has
-    weights in other layers than `nn.Conv2d` and `nn.Linear`, which would stay as they are.
+    weights in other layers than `nn.Conv2d`, `nn.Linear` and those derived from them, which would stay as they are.
     """
     if not isinstance(bits, Integral) or not 2 <= bits <= 8:
         raise ValueError(f"{bits!r} bits are out of range; choose from 2 to 8")
     images = images.to(next(network.parameters()).device)
     folded = _folded(network, images).requires_grad_(True)
     _check_all_rounded(type(network).__name__, folded)
-    calls = [node for node in folded.graph.nodes if node.op == "call_module" and _rounds(folded, node)]
+    calls = [
+        node for node in folded.graph.nodes if node.op == "call_module" and _rounds(folded.get_submodule(node.target))
+    ]
     for number, node in enumerate(calls):
         own = ENDS if number in (0, len(calls) - 1) else bits
         parametrize.register_parametrization(folded.get_submodule(node.target), "weight", WeightGrid(own))
@@ -86,24 +88,42 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
 
 
 def _check_all_rounded(kind: str, folded: fx.GraphModule) -> None:
-    """Raise ValueError where weights would stay as they are, such as those of a layer that tracing went through."""
+    """Raise ValueError where weights would stay as they are, or become others once they are rounded."""
     for node in folded.graph.nodes:
-        function = node.op == "call_function" and node.target in OUTSIDE
-        layer = node.op == "call_module" and _stays(folded, node)
-        if function or layer:
-            name = node.target if layer else node.name
+        if node.op == "call_function" and node.target in OUTSIDE:
+            raise ValueError(f"{kind} can't be quantised: {node.name} is no nn.Conv2d or nn.Linear; build it of these")
+        if node.op != "call_module":
+            continue
+        layer = folded.get_submodule(node.target)
+        if not _rounds(layer) and any(weight.ndim > 1 for weight in layer.parameters()):
             raise ValueError(
-                f"{kind} can't be quantised: {name} is no nn.Conv2d or nn.Linear itself; build it of these"
+                f"{kind} can't be quantised: {node.target} is no nn.Conv2d or nn.Linear; build it of these"
             )
+        if _rounds(layer) and not _uses_weights_as_they_are(layer):
+            raise ValueError(f"{kind} can't be quantised: {node.target} changes its weights before it uses them")
 
 
-def _stays(folded: fx.GraphModule, node: fx.Node) -> bool:
-    weights = folded.get_submodule(node.target).parameters()
-    return not _rounds(folded, node) and any(weight.ndim > 1 for weight in weights)
+def _rounds(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d | nn.Linear)
 
 
-def _rounds(folded: fx.GraphModule, node: fx.Node) -> bool:
-    return isinstance(folded.get_submodule(node.target), nn.Conv2d | nn.Linear)
+@torch.no_grad()
+def _uses_weights_as_they_are(layer: nn.Module) -> bool:
+    """Whether twice the weights give twice the answer: a derived layer may normalise them, say."""
+    doubled = copied(layer)
+    doubled.weight.mul_(2)
+    shape = (1, layer.in_features) if isinstance(layer, nn.Linear) else (1, layer.in_channels, 32, 32)
+    images = torch.ones(shape, device=layer.weight.device)
+    bias = layer(torch.zeros_like(images))
+    once, twice = layer(images) - bias, doubled(images) - bias
+    return torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-3 * once.abs().max().item())
+
+
+class _Tracer(fx.Tracer):
+    """Takes for whole what is derived from a layer that can be rounded, and not only torch's own."""
+
+    def is_leaf_module(self, layer: nn.Module, name: str) -> bool:
+        return _rounds(layer) or super().is_leaf_module(layer, name)
 
 
 @torch.no_grad()
@@ -111,8 +131,9 @@ def _folded(network: nn.Module, images: Tensor) -> fx.GraphModule:
     """A copy in evaluation mode whose BatchNorm is part of its convolutions; it says what the network says."""
     kind = type(network).__name__
     try:
-        traced = fx.symbolic_trace(copied(network).eval())
-        folded = fuse(_with_layers_of_their_own(traced))
+        whole = copied(network).eval()
+        traced = fx.GraphModule(whole, _Tracer().trace(whole))
+        folded = _with_batchnorm_folded(_with_layers_of_their_own(traced))
         with undisturbed():
             expected = frozen_copy(network, torch.float32)(images)
         with undisturbed():
@@ -135,5 +156,21 @@ def _with_layers_of_their_own(traced: fx.GraphModule) -> fx.GraphModule:
             traced.add_submodule(node.target, layer)
         if node.op == "call_module":
             seen.add(node.target)
+    traced.recompile()
+    return traced
+
+
+def _with_batchnorm_folded(traced: fx.GraphModule) -> fx.GraphModule:
+    """Each BatchNorm that reads a convolution's output, and nobody else does, made part of it."""
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and type(traced.get_submodule(node.target)) is nn.BatchNorm2d:
+            made_by = node.args[0]
+            convolves = made_by.op == "call_module" and isinstance(traced.get_submodule(made_by.target), nn.Conv2d)
+            if convolves and len(made_by.users) == 1:
+                layers = (traced.get_submodule(each.target) for each in (made_by, node))
+                traced.set_submodule(made_by.target, fuse_conv_bn_eval(*layers))
+                node.replace_all_uses_with(made_by)
+                traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
     traced.recompile()
     return traced

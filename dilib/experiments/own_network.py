@@ -11,8 +11,9 @@ from torch import nn
 
 from dilib import networks
 from dilib import precision as precisions
-from dilib.artifacts import digest
+from dilib.artifacts import digest, plain
 from dilib.calls.distill import distill
+from dilib.calls.plans import plan_for
 from dilib.classifier import Classifier
 from dilib.evaluation import split_accuracy
 from dilib.experiments import resnet20
@@ -24,6 +25,7 @@ from dilib.timing import threads
 
 PUBLISHED = "resnet20"
 NAME = "own-network"
+METHOD, SIZE = "amortised", 32  # the call's own choice, and the networks' images
 SHOWN = 30  # of the images that taught the student, the last
 
 
@@ -42,9 +44,10 @@ def distilled_cell(study: Study, tried: OwnNetwork, seed: int = 0) -> Cell:
         "teacher": _settings(study, tried.teacher),
         "student": _settings(study, tried.student),
         "updates": tried.updates,
+        "plan": plan_for(SIZE, METHOD),
     }
-    work = partial(_metrics, study, tried, digest(settings), seed)
-    return Cell(f"{NAME}--{tried.teacher}--{tried.student}", settings, work, seed)
+    work = partial(_metrics, study, tried, digest(plain(settings)), seed)
+    return Cell(f"{NAME}--{tried.teacher}--{tried.student}", plain(settings), work, seed)
 
 
 def _settings(study: Study, network: str) -> dict | str:
