@@ -135,3 +135,17 @@ def test_a_cell_made_without_a_notebook_is_the_notebooks(tmp_path, study):
     assert study.has(teachers.teacher_cell(study, "vgg11_bn"))
     assert json.loads(path.read_text())["seconds"] > 0
     assert os.listdir(study.results) == ["cells"]
+
+
+def test_it_takes_few_packages():
+    """Machines that are lent with torch on them often have no more."""
+    lines = """
+import sys
+from importlib.metadata import packages_distributions
+import filelock, numpy, PIL.Image, safetensors, torch, torchvision, tqdm
+before = set(sys.modules)
+import dilib.commands.fill
+taken = {name.partition(".")[0] for name in set(sys.modules) - before} & set(packages_distributions())
+print(sorted(taken - {"dilib", "numpy", "PIL", "safetensors", "torch", "torchvision", "tqdm"}))
+"""
+    assert subprocess.check_output([sys.executable, "-c", lines], cwd=ROOT, text=True).strip() == "[]"

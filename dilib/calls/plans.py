@@ -70,9 +70,7 @@ def plan_for(size: Size, method: str) -> Plan:
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     if method == "amortised" and any(side % 4 for side in sides(size)):
-        raise ValueError(
-            f"amortised images have sides that are multiples of 4, not {size}; choose deepinversion"
-        )
+        raise ValueError(f"amortised images have sides that are multiples of 4, not {size}; choose deepinversion")
     side, small = min(sides(size)), max(sides(size)) <= SMALL
     student = {"batch_size": 128 if small else 32, "lr": 0.2, "decay": "linear", "temperature": 20.0}
     student["shift"] = max(1, side // 8)
