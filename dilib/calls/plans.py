@@ -78,7 +78,7 @@ def plan_for(size: Size, method: str) -> Plan:
         return Plan(
             method,
             batch_size=128 if small else 32,
-            objective=Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=AMORTISED_PULL, alpha_c=100.0),
+            objective=Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=AMORTISED_PULL),
             schedule=Schedule(((None, 10),), lr=2e-3, jitter=max(1, side // 16)),
             teaching=StreamSettings(updates=150, batches=10, **student),
             warm_up=10,
