@@ -7,8 +7,9 @@ from torch import nn
 
 from dilib import data, networks
 from dilib.classifier import Classifier, Preprocessing
-from dilib.distillation import DistillationSettings, distill, scaled_distillation
+from dilib.distillation import DistillationSettings, PoolSettings, distill, distill_on_pool, scaled_distillation
 from dilib.evaluation import accuracy, glimpse
+from dilib.feature_statistics import FeatureStatistics
 from dilib.pool import Batch
 from dilib.rounds import Run
 from dilib.training import TrainingSettings, augment, train
@@ -171,3 +172,14 @@ def test_dropout_in_a_student_is_the_same_whoever_draws_numbers_meanwhile(images
     first = taught()
     torch.rand(7)
     assert all(torch.equal(value, first[name]) for name, value in taught().items())
+
+
+def test_batchnorm_can_keep_its_statistics(digits, digit_teacher):
+    for keep in (True, False):
+        student = copy.deepcopy(digit_teacher.network)
+        stored = FeatureStatistics.from_batchnorm(student)
+        how = PoolSettings(rounds=1, updates=2, batch_size=8, lr=0.1, flip=False)
+        distill_on_pool(digit_teacher, student, digits.train.pixels[:16], None, how, keep_statistics=keep)
+        reached = FeatureStatistics.from_batchnorm(student)
+        assert all(torch.equal(reached.means[layer], mean) == keep for layer, mean in stored.means.items())
+        assert not torch.equal(student[2].weight, digit_teacher.network[2].weight), "it is taught all the same"

@@ -15,8 +15,8 @@ from dilib import precision as precisions
 from dilib.artifacts import damaged, write_atomically
 from dilib.calls import budget, folders
 from dilib.calls.given import check_precision, classes_of, computing_in, pixels_of, seed_of, split_or_none
-from dilib.calls.tuning import Compressed, Tuning, batch_size
-from dilib.classifier import Classifier
+from dilib.calls.tuning import Compressed, Tuning, batch_size, large
+from dilib.classifier import Classifier, Size
 from dilib.compression import pruning
 from dilib.compression.pruning import Coupled, Kept, PruningSettings, Target
 from dilib.pool import PoolDataset
@@ -53,7 +53,8 @@ def prune(
     budget.check_budget("updates", minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
     test, groups = split_or_none(test, teacher, classes), pruning.coupled(teacher)
-    tuning = Tuning(pixels, 0.05, minutes, updates, precision, seed)
+    size = teacher.preprocessing.size
+    tuning = Tuning(pixels, rate(size), minutes, updates, precision, seed, keep_statistics=large(size))
 
     def decide() -> dict:
         fast = computing_in(teacher, precision)
@@ -66,6 +67,11 @@ def prune(
     decided = folders.begun(folder, asked, decide)
     teacher = replace(teacher, precision=precisions.named(decided["precision"]))
     return tuning.tuned(teacher, without_filters(teacher, folder), decided, test, folder)
+
+
+def rate(size: Size) -> float:
+    """At which rate a network for images of this size is tuned: low where few images must not pull it far."""
+    return 0.005 if large(size) else 0.05
 
 
 def without_filters(teacher: Classifier, folder: Path) -> nn.Module:

@@ -9,7 +9,7 @@ from dilib import precision as precisions
 from dilib.artifacts import fingerprint_of
 from dilib.calls import budget
 from dilib.calls.given import identity
-from dilib.classifier import Classifier, sides
+from dilib.classifier import Classifier, Size, sides
 from dilib.data import Split
 from dilib.distillation import PoolSettings, distill_on_pool
 from dilib.evaluation import split_accuracy
@@ -41,6 +41,7 @@ class Tuning:
     updates: int | None
     precision: str | None
     seed: int
+    keep_statistics: bool = False  # BatchNorm's, as they are
 
     def asked(self, teacher: Classifier) -> dict:
         """What a folder is told apart by."""
@@ -66,7 +67,8 @@ class Tuning:
         settings = replace(self._settings(teacher), updates=decided["updates"])
         with counted(ROUNDS, f"tuning {type(teacher.network).__name__}") as on_round:
             run = Run(self.seed, folder / CHECKPOINT, decided, on_round)
-            distill_on_pool(teacher, network, self.pixels, None, settings, run)
+            keep = self.keep_statistics
+            distill_on_pool(teacher, network, self.pixels, None, settings, run, keep_statistics=keep)
         save_weights(folder / NETWORK, network)
         after = None if test is None else split_accuracy(teacher.with_network(network), test)
         return Compressed(network.eval(), before, after)
@@ -78,4 +80,9 @@ class Tuning:
 
 def batch_size(teacher: Classifier) -> int:
     """How many images a mini-batch has."""
-    return 128 if max(sides(teacher.preprocessing.size)) <= SMALL else 32
+    return 32 if large(teacher.preprocessing.size) else 128
+
+
+def large(size: Size) -> bool:
+    """Whether images of this size take so long that there will be few of them."""
+    return max(sides(size)) > SMALL

@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from dilib import precision as precisions
-from dilib.artifacts import digest
+from dilib.artifacts import digest, plain
 from dilib.calls.images import make_images
-from dilib.calls.prune import prune
+from dilib.calls.plans import plan_for
+from dilib.calls.prune import prune, rate
 from dilib.data import Split, imagenet_validation
 from dilib.evaluation import split_accuracy
 from dilib.networks import imagenet_classifier
@@ -17,6 +18,7 @@ from dilib.timing import threads
 
 NAME = "own-network-224"
 CLASSES, SIZE = 1000, 224
+METHOD = "deepinversion"  # by which `make_images` makes them
 WORDS = (
     "One call each gives images and a network with fewer filters at 224×224, too. Here nothing was chosen beside what "
     "the table says, and `prune` tuned for its usual five minutes. Top-1 is in percent on a thousand real images, one "
@@ -36,8 +38,9 @@ def cells(study: Study, seed: int = 0) -> list[Cell]:
 
 def compressed_cell(study: Study, seed: int = 0) -> Cell:
     """Top-1 of the scale's ImageNet classifier, whole and with filters removed, and tuned on images made from it."""
-    settings = {"teacher": study.scale.imagenet.teacher, **ASKED}
-    return Cell(f"{NAME}--{study.scale.imagenet.teacher}", settings, partial(_metrics, study, settings, seed), seed)
+    settings = {"teacher": study.scale.imagenet.teacher, **ASKED, "plan": plan_for(SIZE, METHOD), "rate": rate(SIZE)}
+    work = partial(_metrics, study, digest(plain(settings)), seed)
+    return Cell(f"{NAME}--{study.scale.imagenet.teacher}", plain(settings), work, seed)
 
 
 def _real(study: Study) -> Split | None:
@@ -49,9 +52,9 @@ def _real(study: Study) -> Split | None:
     return Split(real.pixels[..., edge : edge + SIZE, edge : edge + SIZE].contiguous(), real.labels)
 
 
-def _metrics(study: Study, settings: dict, seed: int) -> dict:
-    teacher, real = imagenet_classifier(settings["teacher"], study.device), _real(study)
-    folder = study.artifacts / NAME / f"{digest(settings)}-seed{seed}"
+def _metrics(study: Study, name: str, seed: int) -> dict:
+    teacher, real = imagenet_classifier(study.scale.imagenet.teacher, study.device), _real(study)
+    folder = study.artifacts / NAME / f"{name}-seed{seed}"
     precision = precisions.name(study.precision)  # that which is faster, as by default
     how = {"filters": ASKED["filters"], "minutes": ASKED["minutes"], "precision": precision, "seed": seed}
     with threads(CORES):
