@@ -50,7 +50,9 @@ def _teachers(study: Study, seed: int, pairs: int, *_) -> Iterator[Cell]:
 
 def _transfers(study: Study, seed: int, pairs: int, *_) -> Iterator[Cell]:
     for method in TELLING:
-        yield from (table1_transfer.student_cell(study, pair, method, seed) for pair in PAIRS[:pairs])
+        for pair in PAIRS[:pairs]:
+            yield teachers.teacher_cell(study, pair[0], seed)
+            yield table1_transfer.student_cell(study, pair, method, seed)
     shown = ("real", "deepinversion", "deepdream", "noise")
     yield from (table1_transfer.recognition_cell(study, PAIRS[0][0], method, seed) for method in shown)
     yield from table1_transfer.noise_cells(study, seed).values()
