@@ -14,7 +14,7 @@ from dilib.checks import check_not_negative, check_positive, check_whole
 from dilib.classifier import Classifier, Frozen, Preprocessing
 from dilib.data import Split
 from dilib.evaluation import accuracy, glimpse, split_accuracy
-from dilib.feature_statistics import batchnorm_layers
+from dilib.feature_statistics import has_statistics
 from dilib.pool import Batch
 from dilib.precision import autocast_logits
 from dilib.rounds import Run, in_rounds
@@ -203,8 +203,8 @@ def distill_on_pool(
 ) -> dict[str, list[float]]:
     """Teach `student` in place on fixed images, uint8 (N, C, H, W); seconds a round. Sec. 4.4.
 
-    Where there are `test` images, the history has "student_on_test", too. To `keep_statistics` is to let BatchNorm
-    compute with those that it has, where the images are too few to tell better ones.
+    Where there are `test` images, the history has "student_on_test", too. With `keep_statistics` BatchNorm
+    computes with those that it has, where the images are too few to tell better ones.
     Processes that torchrun started teach one student together, and it ends as a single process would have taught it.
     Raises ValueError for a student with another number of classes, and FloatingPointError when the loss stops being
     finite.
@@ -216,7 +216,7 @@ def distill_on_pool(
     def teach(index: int, random: torch.Generator) -> dict[str, float]:
         student.train()
         if keep_statistics:
-            for layer in batchnorm_layers(student).values():
+            for layer in filter(has_statistics, student.modules()):
                 layer.eval()
         for _ in range(settings.updates):
             images = _drawn(pool, teacher.preprocessing, settings, random).to(teacher.device)

@@ -102,7 +102,7 @@ def batchnorm_layers(network: nn.Module) -> dict[str, nn.Module]:
 
     Raises ValueError when there is none.
     """
-    layers = {name: layer for name, layer in network.named_modules() if _has_statistics(layer)}
+    layers = {name: layer for name, layer in network.named_modules() if has_statistics(layer)}
     if not layers:
         raise ValueError(
             f"{type(network).__name__} has no BatchNorm layer with running statistics; DeepInversion needs a network "
@@ -111,7 +111,8 @@ def batchnorm_layers(network: nn.Module) -> dict[str, nn.Module]:
     return layers
 
 
-def _has_statistics(layer: nn.Module) -> bool:
+def has_statistics(layer: nn.Module) -> bool:
+    """Whether a layer keeps BatchNorm's running statistics."""
     stored = (getattr(layer, "running_mean", None), getattr(layer, "running_var", None))
     return all(isinstance(each, Tensor) for each in stored) and not isinstance(layer, _InstanceNorm)
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import dilib
 from dilib import networks
-from dilib.calls import budget, distill, plans
+from dilib.calls import budget, distill, plans, tuning
 from dilib.calls.distill import STUDENT
 from dilib.calls.given import pixels_of, suited
 from dilib.commands.given import in_order
@@ -197,6 +197,16 @@ def test_a_network_is_pruned_and_found_again(teacher, tmp_path):
     gone = 1 - sum(layer.out_channels for layer in convolutions) / sum(layer.out_channels for layer in whole)
     assert 0.35 < gone < 0.5
     assert found.after == split_accuracy(replace(teacher, network=found.network), Split(images, labels, 0.0))
+
+
+@pytest.mark.parametrize(("size", "lr", "keeps"), [(32, 0.05, False), (96, 0.005, True)])
+def test_few_large_images_pull_a_network_less(teacher, tmp_path, monkeypatch, size, lr, keeps):
+    seen = []
+    monkeypatch.setattr(tuning, "distill_on_pool", lambda *given, **named: seen.append((given[4].lr, named)))
+    teacher = replace(teacher, preprocessing=replace(teacher.preprocessing, size=size))
+    images = torch.randint(256, (8, 3, size, size), dtype=torch.uint8)
+    dilib.prune(teacher, images, tmp_path, filters=0.2, updates=10)
+    assert seen == [(lr, {"keep_statistics": keeps})]
 
 
 def test_few_bits_and_more_classes(teacher, tmp_path):

@@ -119,11 +119,34 @@ class Padded(nn.Conv2d):
         return self._conv_forward(images, self.weight, self.bias)
 
 
-class Standardised(nn.Conv2d):
-    """One whose weights are not those that it has."""
+class Centred(nn.Conv2d):
+    """One that computes with other weights than it has."""
 
     def forward(self, images):
-        return self._conv_forward(images, self.weight / self.weight.norm(), self.bias)
+        return self._conv_forward(images, self.weight - self.weight.mean(), self.bias)
+
+
+class Gated(nn.Conv2d):
+    """One that has further weights."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.gate = nn.Linear(4, 4)
+
+    def forward(self, images):
+        found = super().forward(images)
+        return found * self.gate(found.mean((2, 3)))[:, :, None, None].sigmoid()
+
+
+class Normed(nn.Conv2d):
+    """One with a BatchNorm inside."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        return self.norm(super().forward(images))
 
 
 class Functional(nn.Module):
@@ -156,11 +179,38 @@ def test_a_layer_derived_from_torchs_is_rounded_and_folded_as_that():
     [
         (Functional(), "conv2d is no nn.Conv2d or nn.Linear; build it of these"),
         (nn.ConvTranspose2d(3, 4, 3), "0 is no nn.Conv2d or nn.Linear; build it of these"),
-        (Standardised(3, 4, 3), "0 changes its weights before it uses them"),
+        (Centred(3, 4, 3), "0 does more with weights than nn.Conv2d or nn.Linear"),
+        (Gated(3, 4, 3), "0 does more with weights than nn.Conv2d or nn.Linear"),
+        (Normed(3, 4, 3), "0 does more with weights than nn.Conv2d or nn.Linear"),
     ],
-    ids=["function", "other", "standardised"],
+    ids=["function", "other", "centred", "gated", "normed"],
 )
 def test_weights_that_would_not_be_rounded_as_they_are_used_are_refused(layer, said):
     network = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
     with pytest.raises(ValueError, match=f"Sequential can't be quantised: {said}"):
         quantized(network, IMAGES, 4)
+
+
+class Named(nn.Module):
+    """Layers that are called by name, a linear one with BatchNorm behind it, and one without statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)
+        self.hidden, self.second, self.head = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)
+
+    def forward(self, images):
+        images = self.norm(input=self.conv(input=images)).relu()
+        return self.head(self.second(self.hidden(images.mean((2, 3)))).relu())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("build", [Named, lambda: followed(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)))])
+def test_what_is_not_folded_says_the_same(build):
+    torch.manual_seed(0)
+    network = build()
+    for _ in range(20):
+        network(IMAGES)
+    whole, coarse = network.eval()(IMAGES), quantized(network, IMAGES, 8)
+    assert (coarse(IMAGES) - whole).norm() / whole.norm() < 0.02
+    assert not any(isinstance(layer, nn.BatchNorm1d) for layer in coarse.modules()), "folded into the linear layer"

@@ -86,8 +86,11 @@ def test_threads_are_put_back_even_after_an_error():
     assert torch.get_num_threads() == before
 
 
-def test_precisions_have_names():
+def test_precisions_have_names(monkeypatch):
     assert named("bfloat16") is torch.bfloat16
     assert fastest(torch.device("cpu")) in (torch.float32, torch.bfloat16)
+    for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
+        assert fastest(torch.device("cuda")) is expected
     with pytest.raises(ValueError, match="unknown precision 'half'; choose from float32, bfloat16"):
         named("half")

@@ -70,7 +70,7 @@ def prune(
 
 
 def rate(size: Size) -> float:
-    """At which rate a network for images of this size is tuned: low where few images must not pull it far."""
+    """The rate at which a network for images of this size is tuned: low, where a few images might pull it far."""
     return 0.005 if large(size) else 0.05
 
 

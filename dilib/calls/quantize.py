@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dilib import precision as precisions
 from dilib.calls import budget, folders
 from dilib.calls.given import classes_of, pixels_of, seed_of, split_or_none
-from dilib.calls.tuning import Compressed, Tuning
+from dilib.calls.tuning import Compressed, Tuning, large
 from dilib.classifier import Classifier
 from dilib.compression.quantization import quantized
 from dilib.pool import PoolDataset
@@ -42,6 +42,7 @@ def quantize(
     budget.check_budget("updates", minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
     test, tuning = split_or_none(test, teacher, classes), Tuning(pixels, LR, minutes, updates, None, seed)
+    tuning = replace(tuning, keep_statistics=large(teacher.preprocessing.size))  # of what was not folded
     spread = torch.linspace(0, len(pixels) - 1, min(CALIBRATING, len(pixels))).long()
     network = on_bits(teacher, bits, teacher.preprocessing.normalise(pixels[spread]))
     asked = {"call": "quantize", "bits": bits, **tuning.asked(teacher)}

@@ -48,6 +48,8 @@ class Tuning:
         return {
             **({"updates": self.updates} if self.updates else {"minutes": self.minutes}),
             "precision": self.precision,
+            "lr": self.lr,
+            "keep_statistics": self.keep_statistics,
             "seed": self.seed,
             **identity(teacher),
             "images": fingerprint_of({"pixels": self.pixels}),

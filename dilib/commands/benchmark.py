@@ -13,7 +13,7 @@ import torch
 
 from dilib import precision
 from dilib.artifacts import damaged, read_json, write_atomically
-from dilib.experiments.step_times import WORKLOADS, Row, Throughput, measure, throughput
+from dilib.experiments.step_times import WORKLOADS, Row, Throughput, Workload, measure, throughput
 from dilib.experiments.transfer_times import Transfer, transfer
 from dilib.provenance import commit, default_device, provenance
 from dilib.study import plots
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     dtype = precision.fastest(device)
     most = torch.get_num_threads() if device.type == "cpu" else torch.cuda.device_count()
     parts = {
-        "rows": (measure(workload, device, dtype) for workload in WORKLOADS if workload.available()),
+        "rows": (measure(workload, device, dtype) for workload in WORKLOADS if _can_be_built(workload)),
         "processes": ([throughput(WORKLOADS[0], device, dtype, count)] for count in range(1, most + 1)),
         "transfers": ([transfer(device, dtype)] for _ in range(1)),
     }
@@ -60,6 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
         plots.save(plots.step_times(pd.DataFrame(content["rows"])), path.with_suffix(".png"))
     print(f"The benchmark is {path}")
     return 0
+
+
+def _can_be_built(workload: Workload) -> bool:
+    if not workload.available():
+        print(f"{workload.name}: left out, as {workload.package} is not installed", flush=True)
+    return workload.available()
 
 
 def as_table(rows: Sequence[Row | Throughput | Transfer]) -> str:

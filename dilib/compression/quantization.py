@@ -1,19 +1,23 @@
 """Networks on few bits: weights and activations rounded to grids, whose ranges are set on any images. Sec. 5."""
 
+from collections.abc import Callable
 from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.overrides import TorchFunctionMode
 
 from dilib.classifier import frozen_copy
 from dilib.downloads import reason
+from dilib.feature_statistics import has_statistics
 from dilib.structure import copied, undisturbed
 
 ENDS = 8  # bits that the first and the last layer keep: rounding hurts most there
 OUTSIDE = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d}  # a layer's own work, done by a function
+FOLDS = (nn.Conv2d, nn.BatchNorm2d, fuse_conv_bn_eval), (nn.Linear, nn.BatchNorm1d, fuse_linear_bn_eval)
 CLIPS = torch.linspace(0.1, 1.0, 19).tolist()  # shares of an activation's range that are tried
 
 
@@ -71,52 +75,83 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
         raise ValueError(f"{bits!r} bits are out of range; choose from 2 to 8")
     images = images.to(next(network.parameters()).device)
     folded = _folded(network, images).requires_grad_(True)
-    _check_all_rounded(type(network).__name__, folded)
-    calls = [
-        node for node in folded.graph.nodes if node.op == "call_module" and _rounds(folded.get_submodule(node.target))
-    ]
+    _check_all_rounded(type(network).__name__, folded, images)
+    calls = [node for node in folded.graph.nodes if node.op == "call_module" and _rounds(_layer(folded, node))]
     for number, node in enumerate(calls):
-        own = ENDS if number in (0, len(calls) - 1) else bits
-        parametrize.register_parametrization(folded.get_submodule(node.target), "weight", WeightGrid(own))
+        own, given = ENDS if number in (0, len(calls) - 1) else bits, node.all_input_nodes[0]
+        parametrize.register_parametrization(_layer(folded, node), "weight", WeightGrid(own))
         folded.add_submodule(f"inputs_{number}", ActivationGrid(own))
         with folded.graph.inserting_before(node):
-            node.args = (folded.graph.call_module(f"inputs_{number}", node.args), *node.args[1:])
+            node.replace_input_with(given, folded.graph.call_module(f"inputs_{number}", (given,)))
     folded.recompile()
     with torch.no_grad():
         folded(images)
     return folded
 
 
-def _check_all_rounded(kind: str, folded: fx.GraphModule) -> None:
-    """Raise ValueError where weights would stay as they are, or become others once they are rounded."""
-    for node in folded.graph.nodes:
-        if node.op == "call_function" and node.target in OUTSIDE:
-            raise ValueError(f"{kind} can't be quantised: {node.name} is no nn.Conv2d or nn.Linear; build it of these")
-        if node.op != "call_module":
-            continue
-        layer = folded.get_submodule(node.target)
-        if not _rounds(layer) and any(weight.ndim > 1 for weight in layer.parameters()):
-            raise ValueError(
-                f"{kind} can't be quantised: {node.target} is no nn.Conv2d or nn.Linear; build it of these"
-            )
-        if _rounds(layer) and not _uses_weights_as_they_are(layer):
-            raise ValueError(f"{kind} can't be quantised: {node.target} changes its weights before it uses them")
+def _layer(traced: fx.GraphModule, node: fx.Node) -> nn.Module:
+    return traced.get_submodule(node.target)
 
 
 def _rounds(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d | nn.Linear)
 
 
+def _check_all_rounded(kind: str, folded: fx.GraphModule, images: Tensor) -> None:
+    """Raise ValueError where weights would stay as they are, or become others after they are rounded."""
+    derived = []
+    for node in folded.graph.nodes:
+        layer = _layer(folded, node) if node.op == "call_module" else None
+        stays = layer is not None and not _rounds(layer) and any(weight.ndim > 1 for weight in layer.parameters())
+        if stays or (node.op == "call_function" and node.target in OUTSIDE):
+            name = node.target if stays else node.name
+            raise ValueError(f"{kind} can't be quantised: {name} is no nn.Conv2d or nn.Linear; build it of these")
+        if layer is not None and _rounds(layer) and type(layer) not in (nn.Conv2d, nn.Linear):
+            derived.append(node.target)
+    for name, inputs in _inputs_of(folded, derived, images[:2]).items():
+        if not _does_as_its_parent(folded.get_submodule(name), *inputs):
+            raise ValueError(f"{kind} can't be quantised: {name} does more with weights than nn.Conv2d or nn.Linear")
+
+
 @torch.no_grad()
-def _uses_weights_as_they_are(layer: nn.Module) -> bool:
-    """Whether twice the weights give twice the answer: a derived layer may normalise them, say."""
-    doubled = copied(layer)
-    doubled.weight.mul_(2)
-    shape = (1, layer.in_features) if isinstance(layer, nn.Linear) else (1, layer.in_channels, 32, 32)
-    images = torch.ones(shape, device=layer.weight.device)
-    bias = layer(torch.zeros_like(images))
-    once, twice = layer(images) - bias, doubled(images) - bias
-    return torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-3 * once.abs().max().item())
+def _inputs_of(network: nn.Module, layers: list[str], images: Tensor) -> dict[str, tuple[tuple, dict]]:
+    """What these layers are called with, by position and by name."""
+    found = {}
+    handles = [
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, named, name=name: found.update({name: (inputs, named)}), with_kwargs=True
+        )
+        for name in layers
+    ]
+    network(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@torch.no_grad()
+def _does_as_its_parent(layer: nn.Module, inputs: tuple, named: dict) -> bool:
+    """Whether a derived layer does one convolution or product, with its weight as it is, and has no other weights."""
+    others = [each for name, each in layer.named_parameters() if not name.startswith(("weight", "parametrizations."))]
+    if any(each.ndim > 1 for each in others) or any(map(has_statistics, layer.modules())):
+        return False
+    with parametrize.cached(), _WeightsUsed() as used:
+        layer(*inputs, **named)
+        return len(used.weights) == 1 and used.weights[0] is layer.weight
+
+
+class _WeightsUsed(TorchFunctionMode):
+    """Notes the weights that convolutions and products are computed with."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights: list[Tensor] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in OUTSIDE:
+            self.weights.append(args[1] if len(args) > 1 else kwargs["weight"])
+        return function(*args, **kwargs)
 
 
 class _Tracer(fx.Tracer):
@@ -161,16 +196,26 @@ def _with_layers_of_their_own(traced: fx.GraphModule) -> fx.GraphModule:
 
 
 def _with_batchnorm_folded(traced: fx.GraphModule) -> fx.GraphModule:
-    """Each BatchNorm that reads a convolution's output, and nobody else does, made part of it."""
+    """Each BatchNorm that alone reads what a convolution or a linear layer says, made part of it."""
     for node in traced.graph.nodes:
-        if node.op == "call_module" and type(traced.get_submodule(node.target)) is nn.BatchNorm2d:
+        if fold := _fold_of(traced, node):
             made_by = node.args[0]
-            convolves = made_by.op == "call_module" and isinstance(traced.get_submodule(made_by.target), nn.Conv2d)
-            if convolves and len(made_by.users) == 1:
-                layers = (traced.get_submodule(each.target) for each in (made_by, node))
-                traced.set_submodule(made_by.target, fuse_conv_bn_eval(*layers))
-                node.replace_all_uses_with(made_by)
-                traced.graph.erase_node(node)
+            traced.set_submodule(made_by.target, fold(_layer(traced, made_by), _layer(traced, node)))
+            node.replace_all_uses_with(made_by)
+            traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
+
+
+def _fold_of(traced: fx.GraphModule, node: fx.Node) -> Callable[[nn.Module, nn.Module], nn.Module] | None:
+    """How to make the layer that a node calls part of the one before it; None where it can't be."""
+    if node.op != "call_module" or not node.args:
+        return None
+    made_by, norm = node.args[0], _layer(traced, node)
+    if made_by.op != "call_module" or len(made_by.users) > 1 or not has_statistics(norm):
+        return None
+    layer = _layer(traced, made_by)
+    if parametrize.is_parametrized(layer):
+        return None
+    return next((fold for kind, after, fold in FOLDS if isinstance(layer, kind) and type(norm) is after), None)

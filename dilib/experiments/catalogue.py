@@ -51,7 +51,8 @@ def _teachers(study: Study, seed: int, pairs: int, *_) -> Iterator[Cell]:
 def _transfers(study: Study, seed: int, pairs: int, *_) -> Iterator[Cell]:
     for method in TELLING:
         for pair in PAIRS[:pairs]:
-            yield teachers.teacher_cell(study, pair[0], seed)
+            if method == TELLING[0]:
+                yield teachers.teacher_cell(study, pair[0], seed)
             yield table1_transfer.student_cell(study, pair, method, seed)
     shown = ("real", "deepinversion", "deepdream", "noise")
     yield from (table1_transfer.recognition_cell(study, PAIRS[0][0], method, seed) for method in shown)

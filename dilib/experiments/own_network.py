@@ -61,7 +61,7 @@ def _metrics(study: Study, tried: OwnNetwork, name: str, seed: int) -> dict:
     precision = precisions.name(study.precision)  # that which is faster, as by default
     started = time.perf_counter()
     with threads(CORES):
-        taught = distill(teacher, student, folder, precision=precision, seed=seed, **budget)
+        taught = distill(teacher, student, folder, method=METHOD, precision=precision, seed=seed, **budget)
     called = time.perf_counter() - started
     return {
         "top1": split_accuracy(teacher.with_network(student), study.data.test),
@@ -108,8 +108,8 @@ def ten_lines(found: list[dict]) -> str:
     )
     if shares := [row(cell)["of the teacher's"] for cell in found if cell is not usual[0]]:
         words += (
-            f" Students of a teacher that no setting was found on reached {min(shares):.0f} to {max(shares):.0f} % "
-            "of its accuracy: [it can fail](docs/own-network.md#from-python), and says so."
+            f" Other teachers' and students' pairs reached {min(shares):.0f} to {max(shares):.0f} % of the teacher's "
+            "accuracy ([which](docs/own-network.md#from-python))."
         )
     return f"```\n{measured['said']}\n```\n\n{textwrap.fill(words, 140)}"
 

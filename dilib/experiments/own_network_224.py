@@ -58,7 +58,7 @@ def _metrics(study: Study, name: str, seed: int) -> dict:
     precision = precisions.name(study.precision)  # that which is faster, as by default
     how = {"filters": ASKED["filters"], "minutes": ASKED["minutes"], "precision": precision, "seed": seed}
     with threads(CORES):
-        pool = make_images(teacher, folder / "images", ASKED["images"], precision=precision, seed=seed)
+        pool = make_images(teacher, folder / "images", ASKED["images"], method=METHOD, precision=precision, seed=seed)
         started = time.perf_counter()
         small = prune(teacher, pool, folder / "pruned", test=(real.pixels, real.labels), **how)
         seconds = time.perf_counter() - started

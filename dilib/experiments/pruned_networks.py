@@ -27,7 +27,7 @@ from dilib.compression.pruning import (
 from dilib.data import Split
 from dilib.evaluation import split_accuracy
 from dilib.experiments.image_sources import images, source_settings
-from dilib.experiments.teachers import Maker, maker_of, teacher_top1
+from dilib.experiments.teachers import Maker, maker_of
 from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import Compression
 from dilib.timing import threads
@@ -90,7 +90,7 @@ def _pruned_metrics(study: Study, pruning: Pruning, seed: int) -> dict:
     left, batch = counts(kept), study.scale.compression.batch
     return {
         "top1": split_accuracy(smaller, study.data.test),
-        "teacher_top1": teacher_top1(study, study.scale.compression.network, seed),
+        "teacher_top1": split_accuracy(teacher, study.data.test),
         "filters": 100 * sum(len(group.convolutions) * n for group, n in left.items()) / sum(g.filters for g in kept),
         "gflops": batch * gflops(smaller),
         "gflops_before": batch * gflops(teacher),

@@ -10,10 +10,10 @@ from dilib.classifier import Classifier
 from dilib.compression.quantization import quantized
 from dilib.data import Split
 from dilib.distillation import distill_on_pool
-from dilib.evaluation import top1
+from dilib.evaluation import split_accuracy, top1
 from dilib.experiments import image_sources
 from dilib.experiments.image_sources import images, source_settings
-from dilib.experiments.teachers import maker_of, teacher_top1
+from dilib.experiments.teachers import maker_of
 from dilib.progress import counted
 from dilib.rounds import Run
 from dilib.study.cells import Cell, Study
@@ -55,7 +55,7 @@ def _metrics(study: Study, source: str, bits: int, tuned: bool, seed: int) -> di
     top1_on_few_bits = _exact_top1(teacher.with_network(student), study.data.test)
     return {
         "top1": top1_on_few_bits,
-        "teacher_top1": teacher_top1(study, settings.network, seed),
+        "teacher_top1": split_accuracy(teacher, study.data.test),
         "images": len(pool.labels),
         "seconds": pool.seconds + time.perf_counter() - started,
         "history": history,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dilib import networks
 from dilib.artifacts import load_tensors, plain, save_tensors, weights
 from dilib.classifier import Classifier
-from dilib.evaluation import accuracy, split_accuracy
+from dilib.evaluation import accuracy
 from dilib.feature_statistics import FeatureStatistics, Observed
 from dilib.inversion import Objective, Schedule
 from dilib.networks import IMAGENET_CLASSES
@@ -100,13 +100,6 @@ def teacher_settings(study: Study, name: str) -> dict:
 def teacher_cell(study: Study, name: str, seed: int = 0) -> Cell:
     """A teacher's top-1 on test and training images, from training it where it is not trained yet."""
     return Cell(f"teacher--{name}", teacher_settings(study, name), partial(_teacher_metrics, study, name, seed), seed)
-
-
-def teacher_top1(study: Study, name: str, seed: int = 0) -> float:
-    """Top-1 in percent on real test images: from the teacher's cell, or of an ImageNet classifier measured now."""
-    if study.dataset != "imagenet":
-        return study.result(teacher_cell(study, name, seed))["metrics"]["top1"]
-    return split_accuracy(maker_of(study, name).load(), study.data.test)
 
 
 def _teacher_metrics(study: Study, name: str, seed: int) -> dict:

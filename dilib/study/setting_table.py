@@ -99,6 +99,7 @@ PARTS = {
     TRANSFER: [
         Row("width of the networks", 1.0, lambda s: s.widths["vgg11_bn"], why_smaller=SMALLER),
         Row("teachers' epochs", "not said", lambda s: s.training["vgg11_bn"].epochs, "as is usual", SMALLER, NIGHT),
+        Row("the ResNets'", "not said", lambda s: s.training["resnet34"].epochs, "as is usual", SMALLER, NIGHT),
         Row(
             "their batch and rate",
             "not said",

@@ -1,4 +1,4 @@
-"""Table 1 with the paper's networks on CIFAR-10: meant for a column in a night on two CPU cores, or for one GPU."""
+"""Table 1 with the paper's networks on CIFAR-10: meant for a column in a long night on two CPU cores, or for a GPU."""
 
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ SCALE = replace(
     PAPER,
     name="overnight",
     notebooks=("01_teachers", "02_table1_transfer", "03_table8_statistics", "14_amortised"),
+    # VGG-11-BN, whose epochs are short, learns more slowly.
     training=dict.fromkeys((*TEACHERS, JUDGE), TrainingSettings(epochs=50, shift=4))
     | {"vgg11_bn": TrainingSettings(epochs=100, shift=4)},
     schedule=dict.fromkeys(TEACHERS, SCHEDULE),
