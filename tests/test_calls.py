@@ -160,6 +160,16 @@ def test_a_budget_in_minutes_becomes_rounds(teacher, smaller, brief, tmp_path, m
     assert objective["alpha_f"] == pytest.approx(40 / 38)
 
 
+def test_what_is_around_a_few_updates_counts_as_the_batchs(teacher, smaller, monkeypatch):
+    """A round of one batch and four updates that takes 9 seconds, 1.5 of them an update: 3 are the batch's."""
+    plan = plans.plan_for(teacher.preprocessing.size, "amortised")
+    plan = replace(plan, batch_size=8, teaching=replace(plan.teaching, updates=8, batches=2, batch_size=8))
+    monkeypatch.setattr(budget, "update_seconds", lambda *given: 1.5)
+    monkeypatch.setattr(budget, "distill", lambda *given: {"seconds": [60.0, 9.0]})
+    cost = budget.measured(plan, teacher, smaller)
+    assert (cost.batch, cost.update, cost.round(plan)) == (3.0, 1.5, 18.0)
+
+
 def test_resolutions_that_a_network_does_not_take_are_left_out(network):
     """VGG-11-BN halves its images five times: 16×16 leave nothing."""
     teacher = dilib.Classifier(network, dilib.Preprocessing((0.5,) * 3, (0.25,) * 3, 32))

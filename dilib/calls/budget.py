@@ -5,14 +5,16 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 
 from dilib.calls.plans import Plan
 from dilib.classifier import Classifier
-from dilib.distillation import PoolSettings, distill_on_pool
+from dilib.distillation import PoolSettings, distill, distill_on_pool
 from dilib.inversion import Inversion
+from dilib.pool import ImagePool
 from dilib.recipe import Recipe, Rival
 from dilib.structure import copied
 
@@ -21,7 +23,7 @@ TRIED = 4  # updates, of which the first does not count
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a batch of images and of a student's update, and R_feature of images that nothing was done to."""
+    """Seconds of a batch of images, all that it takes, and of a student's update; R_feature of untouched images."""
 
     batch: float
     update: float
@@ -51,7 +53,18 @@ def measured(plan: Plan, teacher: Classifier, student: nn.Module | None, seed: i
     if student is not None:
         settings = PoolSettings(batch_size=plan.teaching.batch_size, shift=plan.teaching.shift)
         of_update = update_seconds(teacher, student, teacher.preprocessing.to_pixels(made.images).cpu(), settings)
+        if plan.shared_start:
+            of_batch = _batch_in_a_round(plan, teacher, student, recipe, of_update)
     return Cost(of_batch, of_update, made.history[0, 2].item())
+
+
+def _batch_in_a_round(plan: Plan, teacher: Classifier, student: nn.Module, recipe: Recipe, of_update: float) -> float:
+    """Seconds of a batch by a short round as it will be: what is around its few updates takes as long as they do."""
+    updates = plan.teaching.updates // plan.teaching.batches
+    brief = replace(plan.teaching, rounds=2, batches=1, updates=updates)  # the first does not count
+    with TemporaryDirectory() as folder:
+        history = distill(teacher, copied(student), ImagePool(folder, recipe).batch, None, brief)
+    return max(history["seconds"][-1] - updates * of_update, 0.0)
 
 
 def batch_seconds(recipe: Recipe) -> tuple[float, Inversion]:
