@@ -108,7 +108,7 @@ def ten_lines(found: list[dict]) -> str:
     )
     if shares := [row(cell)["of the teacher's"] for cell in found if cell is not usual[0]]:
         words += (
-            f" Other teachers' and students' pairs reached {min(shares):.0f} to {max(shares):.0f} % of the teacher's "
+            f" Other pairs of teacher and student reached {min(shares):.0f} to {max(shares):.0f} % of the teacher's "
             "accuracy ([which](docs/own-network.md#from-python))."
         )
     return f"```\n{measured['said']}\n```\n\n{textwrap.fill(words, 140)}"
