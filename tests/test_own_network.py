@@ -58,7 +58,8 @@ def test_what_the_readme_says_is_the_cells(tmp_path):
     settings = {"network": "vgg11_bn", "width": 0.25}
     measured = {"top1": 81.64, "teacher_top1": 85.19, "said": "The student saw 5 images.", "images": 5, "threads": 2}
     cell = {"name": "own-network--vgg11_bn--vgg11_bn", "title": "CIFAR-10", "seed": 0, "seconds": 90.0}
-    cell |= {"precision": "float32", "metrics": measured, "settings": {"teacher": settings, "student": settings}}
+    told = {"teacher": settings, "student": settings, "updates": None}
+    cell |= {"precision": "float32", "metrics": measured, "settings": told}
     said = own_network.ten_lines([cell])
     assert said.startswith("```\nThe student saw 5 images.\n```")
     said = " ".join(said.split())
@@ -66,7 +67,7 @@ def test_what_the_readme_says_is_the_cells(tmp_path):
     assert "(VGG-11-BN, width 0.25 of the paper's; 85.2 % on the test images)" in said
     assert said.endswith("The student has **81.6 %**.")
     other = cell | {"name": "own-network--resnet20--vgg11_bn", "metrics": measured | {"top1": 85.19 / 4}}
-    assert "pairs reached 25 to 25 % of the teacher's accuracy" in " ".join(
+    assert "student reached 25 to 25 % of the teacher's accuracy" in " ".join(
         own_network.ten_lines([cell, other]).split()
     )
     assert "| VGG-11-BN, width 0.25 to VGG-11-BN, width 0.25 |" in " ".join(

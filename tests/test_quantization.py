@@ -131,11 +131,29 @@ class Gated(nn.Conv2d):
 
     def __init__(self, *sizes):
         super().__init__(*sizes)
-        self.gate = nn.Linear(4, 4)
+        self.weight_gate = nn.Parameter(torch.randn(4, 4))
 
     def forward(self, images):
         found = super().forward(images)
-        return found * self.gate(found.mean((2, 3)))[:, :, None, None].sigmoid()
+        return found * (found.mean((2, 3)) @ self.weight_gate)[:, :, None, None].sigmoid()
+
+
+class Exponential(nn.Conv2d):
+    """One that reads other values than it is given."""
+
+    def forward(self, images):
+        return super().forward(images.exp())
+
+
+class Product(nn.Module):
+    """One that multiplies by a matrix itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(32, 32))
+
+    def forward(self, images):
+        return (images @ self.matrix)[:, :1].expand(-1, 4, -1, -1)
 
 
 class Normed(nn.Conv2d):
@@ -179,11 +197,14 @@ def test_a_layer_derived_from_torchs_is_rounded_and_folded_as_that():
     [
         (Functional(), "conv2d is no nn.Conv2d or nn.Linear; build it of these"),
         (nn.ConvTranspose2d(3, 4, 3), "0 is no nn.Conv2d or nn.Linear; build it of these"),
-        (Centred(3, 4, 3), "0 does more with weights than nn.Conv2d or nn.Linear"),
-        (Gated(3, 4, 3), "0 does more with weights than nn.Conv2d or nn.Linear"),
-        (Normed(3, 4, 3), "0 does more with weights than nn.Conv2d or nn.Linear"),
+        (Centred(3, 4, 3), "0 changes its input or its weight, has others"),
+        (Exponential(3, 4, 3), "0 changes its input or its weight, has others"),
+        (Product(), "matmul is no nn.Conv2d or nn.Linear; build it of these"),
+        (nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), "0 computes its weight from others; call remove_weight_norm"),
+        (Gated(3, 4, 3), "0 changes its input or its weight, has others"),
+        (Normed(3, 4, 3), "0 changes its input or its weight, has others"),
     ],
-    ids=["function", "other", "centred", "gated", "normed"],
+    ids=["function", "other", "centred", "exponential", "product", "weight norm", "gated", "normed"],
 )
 def test_weights_that_would_not_be_rounded_as_they_are_used_are_refused(layer, said):
     network = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
@@ -192,16 +213,19 @@ def test_weights_that_would_not_be_rounded_as_they_are_used_are_refused(layer, s
 
 
 class Named(nn.Module):
-    """Layers that are called by name, a linear one with BatchNorm behind it, and one without statistics."""
+    """Layers that are called by name, and BatchNorm behind linear layers, without statistics, and over tokens."""
 
     def __init__(self):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)
-        self.hidden, self.second, self.head = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)
+        self.conv, self.norm, self.bare = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)
+        self.without, self.tokens = nn.BatchNorm2d(8, track_running_stats=False), nn.Linear(28, 6)
+        self.over, self.hidden, self.second = nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 4)
 
     def forward(self, images):
         images = self.norm(input=self.conv(input=images)).relu()
-        return self.head(self.second(self.hidden(images.mean((2, 3)))).relu())
+        images = self.without(self.bare(images)).relu().mean(2)
+        return self.head(self.second(self.hidden(self.over(self.tokens(images)).mean(2))).relu())
 
 
 @torch.no_grad()
@@ -213,4 +237,4 @@ def test_what_is_not_folded_says_the_same(build):
         network(IMAGES)
     whole, coarse = network.eval()(IMAGES), quantized(network, IMAGES, 8)
     assert (coarse(IMAGES) - whole).norm() / whole.norm() < 0.02
-    assert not any(isinstance(layer, nn.BatchNorm1d) for layer in coarse.modules()), "folded into the linear layer"
+    assert not hasattr(coarse, "second"), "folded into the linear layer"

@@ -3,6 +3,7 @@
 import itertools
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from tempfile import TemporaryDirectory
@@ -54,7 +55,8 @@ def measured(plan: Plan, teacher: Classifier, student: nn.Module | None, seed: i
         settings = PoolSettings(batch_size=plan.teaching.batch_size, shift=plan.teaching.shift)
         of_update = update_seconds(teacher, student, teacher.preprocessing.to_pixels(made.images).cpu(), settings)
         if plan.shared_start:
-            of_batch = _batch_in_a_round(plan, teacher, student, recipe, of_update)
+            with suppress(FloatingPointError):  # of the teaching itself, which is to say so
+                of_batch = _batch_in_a_round(plan, teacher, student, recipe, of_update)
     return Cost(of_batch, of_update, made.history[0, 2].item())
 
 

@@ -48,8 +48,7 @@ class Tuning:
         return {
             **({"updates": self.updates} if self.updates else {"minutes": self.minutes}),
             "precision": self.precision,
-            "lr": self.lr,
-            "keep_statistics": self.keep_statistics,
+            **({"lr": self.lr, "keep_statistics": True} if self.keep_statistics else {}),
             "seed": self.seed,
             **identity(teacher),
             "images": fingerprint_of({"pixels": self.pixels}),

@@ -1,11 +1,13 @@
 """Networks on few bits: weights and activations rounded to grids, whose ranges are set on any images. Sec. 5."""
 
+import operator
 from collections.abc import Callable
 from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.overrides import TorchFunctionMode
@@ -16,6 +18,7 @@ from dilib.feature_statistics import has_statistics
 from dilib.structure import copied, undisturbed
 
 ENDS = 8  # bits that the first and the last layer keep: rounding hurts most there
+PRODUCTS = {torch.matmul, operator.matmul, torch.mm, torch.bmm, torch.addmm, torch.einsum}
 OUTSIDE = {F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d}  # a layer's own work, done by a function
 FOLDS = (nn.Conv2d, nn.BatchNorm2d, fuse_conv_bn_eval), (nn.Linear, nn.BatchNorm1d, fuse_linear_bn_eval)
 CLIPS = torch.linspace(0.1, 1.0, 19).tolist()  # shares of an activation's range that are tried
@@ -78,7 +81,7 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
     _check_all_rounded(type(network).__name__, folded, images)
     calls = [node for node in folded.graph.nodes if node.op == "call_module" and _rounds(_layer(folded, node))]
     for number, node in enumerate(calls):
-        own, given = ENDS if number in (0, len(calls) - 1) else bits, node.all_input_nodes[0]
+        own, given = ENDS if number in (0, len(calls) - 1) else bits, _input_of(node)
         parametrize.register_parametrization(_layer(folded, node), "weight", WeightGrid(own))
         folded.add_submodule(f"inputs_{number}", ActivationGrid(own))
         with folded.graph.inserting_before(node):
@@ -87,6 +90,10 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
     with torch.no_grad():
         folded(images)
     return folded
+
+
+def _input_of(node: fx.Node) -> fx.Node:
+    return node.args[0] if node.args else node.kwargs.get("input", node.all_input_nodes[0])
 
 
 def _layer(traced: fx.GraphModule, node: fx.Node) -> nn.Module:
@@ -101,16 +108,31 @@ def _check_all_rounded(kind: str, folded: fx.GraphModule, images: Tensor) -> Non
     """Raise ValueError where weights would stay as they are, or become others after they are rounded."""
     derived = []
     for node in folded.graph.nodes:
-        layer = _layer(folded, node) if node.op == "call_module" else None
-        stays = layer is not None and not _rounds(layer) and any(weight.ndim > 1 for weight in layer.parameters())
-        if stays or (node.op == "call_function" and node.target in OUTSIDE):
-            name = node.target if stays else node.name
+        if name := _stays(folded, node):
             raise ValueError(f"{kind} can't be quantised: {name} is no nn.Conv2d or nn.Linear; build it of these")
-        if layer is not None and _rounds(layer) and type(layer) not in (nn.Conv2d, nn.Linear):
+        layer = _layer(folded, node) if node.op == "call_module" else None
+        if not _rounds(layer):
+            continue
+        if "weight" not in layer._parameters and not parametrize.is_parametrized(layer, "weight"):
+            said = "computes its weight from others; call remove_weight_norm or prune.remove first"
+            raise ValueError(f"{kind} can't be quantised: {node.target} {said}")
+        if type(layer) not in (nn.Conv2d, nn.Linear):
             derived.append(node.target)
     for name, inputs in _inputs_of(folded, derived, images[:2]).items():
         if not _does_as_its_parent(folded.get_submodule(name), *inputs):
-            raise ValueError(f"{kind} can't be quantised: {name} does more with weights than nn.Conv2d or nn.Linear")
+            said = "changes its input or its weight, has others, or computes otherwise than nn.Conv2d or nn.Linear"
+            raise ValueError(f"{kind} can't be quantised: {name} {said}")
+
+
+def _stays(folded: fx.GraphModule, node: fx.Node) -> str:
+    """The name of what a node computes with weights that are not rounded; "" where there are none."""
+    if node.op == "call_module":
+        layer = _layer(folded, node)
+        return "" if _rounds(layer) or all(weight.ndim < 2 for weight in layer.parameters()) else node.target
+    matrices = {name for name, weight in folded.named_parameters() if weight.ndim > 1}
+    raw = any(each.op == "get_attr" and each.target in matrices for each in node.all_input_nodes)
+    product = node.target in PRODUCTS or (node.op == "call_method" and node.target in ("matmul", "mm", "bmm"))
+    return node.name if node.target in OUTSIDE or (product and raw) else ""
 
 
 @torch.no_grad()
@@ -132,25 +154,31 @@ def _inputs_of(network: nn.Module, layers: list[str], images: Tensor) -> dict[st
 @torch.no_grad()
 def _does_as_its_parent(layer: nn.Module, inputs: tuple, named: dict) -> bool:
     """Whether a derived layer does one convolution or product, with its weight as it is, and has no other weights."""
-    others = [each for name, each in layer.named_parameters() if not name.startswith(("weight", "parametrizations."))]
+    own = ("weight", "bias")
+    others = [
+        each for name, each in layer.named_parameters() if name not in own and "parametrizations.weight." not in name
+    ]
     if any(each.ndim > 1 for each in others) or any(map(has_statistics, layer.modules())):
         return False
-    with parametrize.cached(), _WeightsUsed() as used:
+    with parametrize.cached(), _Calls() as calls:
         layer(*inputs, **named)
-        return len(used.weights) == 1 and used.weights[0] is layer.weight
+        if len(calls.seen) != 1 or calls.seen[0][1] is not layer.weight:
+            return False
+    given = inputs[0] if inputs else named.get("input", next(iter(named.values())))
+    return bool(torch.isin(calls.seen[0][0], torch.cat([given.flatten(), given.new_zeros(1)])).all())  # padded, at most
 
 
-class _WeightsUsed(TorchFunctionMode):
-    """Notes the weights that convolutions and products are computed with."""
+class _Calls(TorchFunctionMode):
+    """Notes the inputs and weights of convolutions and products."""
 
     def __init__(self):
         super().__init__()
-        self.weights: list[Tensor] = []
+        self.seen: list[tuple[Tensor, Tensor]] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function in OUTSIDE:
-            self.weights.append(args[1] if len(args) > 1 else kwargs["weight"])
+            self.seen.append((*args, *(kwargs[name] for name in ("input", "weight") if name in kwargs))[:2])
         return function(*args, **kwargs)
 
 
@@ -168,6 +196,8 @@ def _folded(network: nn.Module, images: Tensor) -> fx.GraphModule:
     try:
         whole = copied(network).eval()
         traced = fx.GraphModule(whole, _Tracer().trace(whole))
+        with undisturbed():
+            ShapeProp(traced).propagate(images[:2])
         folded = _with_batchnorm_folded(_with_layers_of_their_own(traced))
         with undisturbed():
             expected = frozen_copy(network, torch.float32)(images)
@@ -215,7 +245,7 @@ def _fold_of(traced: fx.GraphModule, node: fx.Node) -> Callable[[nn.Module, nn.M
     made_by, norm = node.args[0], _layer(traced, node)
     if made_by.op != "call_module" or len(made_by.users) > 1 or not has_statistics(norm):
         return None
-    layer = _layer(traced, made_by)
-    if parametrize.is_parametrized(layer):
+    layer, shape = _layer(traced, made_by), made_by.meta["tensor_meta"].shape
+    if parametrize.is_parametrized(layer) or shape[1] != norm.num_features or len(shape) not in (2, 4):
         return None
     return next((fold for kind, after, fold in FOLDS if isinstance(layer, kind) and type(norm) is after), None)

@@ -109,7 +109,8 @@ def ten_lines(found: list[dict]) -> str:
     if shares := [row(cell)["of the teacher's"] for cell in found if cell is not usual[0]]:
         words += (
             f" Other pairs of teacher and student reached {min(shares):.0f} to {max(shares):.0f} % of the teacher's "
-            "accuracy ([which](docs/own-network.md#from-python))."
+            "accuracy ([which](docs/own-network.md#from-python)). `distill` warns where the teacher no longer names "
+            "its images."
         )
     return f"```\n{measured['said']}\n```\n\n{textwrap.fill(words, 140)}"
 
@@ -123,6 +124,7 @@ def row(cell: dict) -> dict:
         "student": measured["top1"],
         "of the teacher's": 100 * measured["top1"] / measured["teacher_top1"],
         "images": measured["images"],
+        "asked for": f"{updates:,} updates" if (updates := cell["settings"]["updates"]) else "its usual minutes",
         "minutes": cell["seconds"] / 60,
         "cores": measured["threads"],
         "seed": cell["seed"],

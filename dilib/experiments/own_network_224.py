@@ -21,9 +21,9 @@ CLASSES, SIZE = 1000, 224
 METHOD = "deepinversion"  # by which `make_images` makes them
 WORDS = (
     "One call each gives images and a network with fewer filters at 224×224, too. `prune` tuned for its usual five "
-    "minutes, by a rate that was chosen on this network (by how often, tuned, it still says what the whole one says of "
-    "photographs of flowers). Top-1 is in percent on a thousand real images, one of each class, while the images that "
-    "were made are of the first classes alone; minutes are those of both calls and of testing."
+    "minutes, at a rate chosen on this network: the one at which the tuned network most often agreed with the whole "
+    "one on photographs of flowers. Top-1 is in percent on a thousand real images, one of each class, while the images "
+    "that were made are of the first classes alone; minutes are those of both calls and of testing."
 )
 ASKED = {"images": 64, "filters": 0.1, "minutes": 5.0}
 
