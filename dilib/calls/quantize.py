@@ -41,8 +41,8 @@ def quantize(
     seed = seed_of(seed)
     budget.check_budget("updates", minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
-    test, tuning = split_or_none(test, teacher, classes), Tuning(pixels, LR, minutes, updates, None, seed)
-    tuning = replace(tuning, keep_statistics=large(teacher.preprocessing.size))  # of what was not folded
+    keep = large(teacher.preprocessing.size)  # of BatchNorm that was not folded
+    test, tuning = split_or_none(test, teacher, classes), Tuning(pixels, LR, minutes, updates, None, seed, keep)
     spread = torch.linspace(0, len(pixels) - 1, min(CALIBRATING, len(pixels))).long()
     network = on_bits(teacher, bits, teacher.preprocessing.normalise(pixels[spread]))
     asked = {"call": "quantize", "bits": bits, **tuning.asked(teacher)}

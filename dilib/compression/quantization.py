@@ -71,8 +71,9 @@ def quantized(network: nn.Module, images: Tensor, bits: int) -> nn.Module:
     """A copy on `bits`-bit weights and activations, BatchNorm folded, calibrated on normalised images (N, C, H, W).
 
     It computes in floating point what integers would give, and can be trained: gradients pass through the rounding.
-    Raises ValueError for `bits` outside 2..8, and for a network that can't be traced or folded, or that has
-    weights in other layers than `nn.Conv2d`, `nn.Linear` and those derived from them, which would stay as they are.
+    Raises ValueError for `bits` outside 2..8, for a network that can't be traced or folded, and for one with weights
+    that would not be rounded as they are used: in other layers than `nn.Conv2d`, `nn.Linear` and those derived from
+    them, or in derived ones that do more.
     """
     if not isinstance(bits, Integral) or not 2 <= bits <= 8:
         raise ValueError(f"{bits!r} bits are out of range; choose from 2 to 8")
