@@ -128,12 +128,22 @@ def test_adaptive_images_compete_after_the_first_batch_and_plain_ones_never(teac
     assert compete == {"adaptive": [False, True, True], "deepinversion": [False] * 3}
 
 
-def test_what_a_folder_holds_is_not_taken_for_something_else(teacher, smaller, brief, tmp_path):
+def test_what_a_folder_holds_is_not_taken_for_something_else(teacher, smaller, brief, tmp_path, monkeypatch):
     dilib.distill(teacher, smaller, tmp_path, updates=4)
     with pytest.raises(ValueError, match=r"holds a run with updates 4, not 8; choose another folder"):
         dilib.distill(teacher, smaller, tmp_path, updates=8)
     with pytest.raises(ValueError, match="holds a run with method amortised, not adaptive"):
         dilib.distill(teacher, smaller, tmp_path, updates=4, method="adaptive")
+    dilib.make_images(teacher, tmp_path / "images-alone", 8)
+    before = distill.plan_for
+    for name in ("distill", "images"):
+        monkeypatch.setattr(f"dilib.calls.{name}.plan_for", lambda *given: replace(before(*given), warm_up=2))
+    for call in (
+        lambda: dilib.distill(teacher, smaller, tmp_path, updates=4),
+        lambda: dilib.make_images(teacher, tmp_path / "images-alone", 8),
+    ):
+        with pytest.raises(ValueError, match="holds a run with the settings of another version of dilib; choose"):
+            call()
 
 
 @pytest.mark.parametrize(("named", "warns"), [([99.0, 60.0, 30.0, 30.0], True), ([30.0, 99.0, 60.0, 60.0], False)])

@@ -101,7 +101,7 @@ def distill(
         **({"updates": updates} if updates else {"minutes": minutes}),
         "precision": precision,
         "seed": seed,
-        **identity(teacher),
+        **identity(teacher, plan),
         "student": digest([repr(student), shapes]),
     }
     decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, student, asked))

@@ -9,7 +9,12 @@ from filelock import FileLock
 from dilib.artifacts import read_json, write_atomically
 
 CARD = "run.json"
-OTHERS = {"teacher": "another teacher", "student": "another student", "images": "other images"}  # which go by digests
+OTHERS = {  # which go by digests
+    "teacher": "another teacher",
+    "student": "another student",
+    "images": "other images",
+    "plan": "the settings of another version of dilib",
+}
 
 
 def place(folder: Path | str) -> Path:

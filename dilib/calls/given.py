@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dilib import precision as precisions
-from dilib.artifacts import fingerprint, plain
+from dilib.artifacts import digest, fingerprint, plain
 from dilib.calls.plans import Plan
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
@@ -77,9 +77,10 @@ def checked_learner(teacher: Classifier, student: nn.Module, classes: int) -> nn
     return student
 
 
-def identity(teacher: Classifier) -> dict:
-    """What tells a teacher apart from others in a folder."""
-    return {"teacher": fingerprint(teacher.network), "preprocessing": plain(teacher.preprocessing)}
+def identity(teacher: Classifier, plan: Plan | None = None) -> dict:
+    """What tells a teacher, and the plan that it is used by, apart from others in a folder."""
+    known = {"teacher": fingerprint(teacher.network), "preprocessing": plain(teacher.preprocessing)}
+    return known if plan is None else {**known, "plan": digest(plain(plan))}
 
 
 def suited(plan: Plan, teacher: Classifier) -> Plan:

@@ -183,5 +183,6 @@ NATURAL = replace(
         # As many as a quarter of an hour was enough for with VGG-11-BN; ResNet-20 is three times slower.
         settings.OwnNetwork("resnet20", "resnet20", updates=2250),
         settings.OwnNetwork("resnet20", "vgg11_bn", updates=2250),
+        settings.OwnNetwork("resnet34", "resnet18", updates=2250),  # no setting of the calls was chosen on these
     ),
 )
