@@ -27,6 +27,8 @@ def seeds(*values):
         ([seeds(45), seeds(-1)], claims.FAILS, "Its direction fails at this scale. gain: pair 0 45, pair 1 -1 points"),
         ([seeds(44, 46, 45)], claims.HOLDS, "pair 0 45 ± 1 (3 seeds) points"),
         ([seeds(38, 46)], claims.IN_PART, "In part: gain ≥ 40 is within the spread over seeds."),
+        ([seeds(-3, 1)], claims.FAILS, "Its direction fails at this scale, within the spread over seeds."),
+        ([seeds(-3, 1), seeds(-5, -4)], claims.FAILS, "Its direction fails at this scale. gain"),
         ([seeds()], claims.NOT_RUN, ""),
     ],
 )

@@ -67,7 +67,7 @@ def test_what_the_readme_says_is_the_cells(tmp_path):
     assert "(VGG-11-BN, width 0.25 of the paper's; 85.2 % on the test images)" in said
     assert said.endswith("The student has **81.6 %**.")
     other = cell | {"name": "own-network--resnet20--vgg11_bn", "metrics": measured | {"top1": 85.19 / 4}}
-    assert "student reached 25 to 25 % of the teacher's accuracy" in " ".join(
+    assert "Students of other teachers reached 25 to 25 % of the teacher's accuracy" in " ".join(
         own_network.ten_lines([cell, other]).split()
     )
     assert "| VGG-11-BN, width 0.25 to VGG-11-BN, width 0.25 |" in " ".join(

@@ -101,16 +101,16 @@ def ten_lines(found: list[dict]) -> str:
     if not usual:
         return ""
     measured, shown = usual[0]["metrics"], row(usual[0])
+    teacher = f"{usual[0]['title']} ({_title(usual[0]['settings']['teacher'])} of the paper's"
     words = (
-        f"That was run on {shown['cores']} CPU cores, and no setting was touched: a teacher of {usual[0]['title']} "
-        f"({_title(usual[0]['settings']['teacher'])} of the paper's; {shown['teacher']:.1f} % on the test images), a "
-        f"fresh student of its kind, and images none of which is real. The student has **{shown['student']:.1f} %**."
+        f"That was run on {shown['cores']} CPU cores with the default settings, which were found on this network: a "
+        f"teacher of {teacher}; {shown['teacher']:.1f} % on the test images), a fresh student of its kind, and images "
+        f"none of which is real. The student has **{shown['student']:.1f} %**."
     )
     if shares := [row(cell)["of the teacher's"] for cell in found if cell is not usual[0]]:
         words += (
-            f" Other pairs of teacher and student reached {min(shares):.0f} to {max(shares):.0f} % of the teacher's "
-            "accuracy ([which](docs/own-network.md#from-python)). `distill` warns where the teacher no longer names "
-            "its images."
+            f" Students of other teachers reached {min(shares):.0f} to {max(shares):.0f} % of the teacher's accuracy "
+            "([which](docs/own-network.md#from-python)). `distill` warns where the teacher no longer names its images."
         )
     return f"```\n{measured['said']}\n```\n\n{textwrap.fill(words, 140)}"
 
