@@ -1,16 +1,20 @@
-"""What is optimised in the place of images: their pixels, or a generator and the latents that it makes them from."""
+"""What is optimised in the place of images: their pixels, waves, or a generator and the latents it makes them from."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dilib.checks import check_positive
 from dilib.classifier import Preprocessing, Size, sides
 from dilib.generator import Generator
 from dilib.precision import autocast
 
 BETAS = (0.9, 0.999)
+# Red, green and blue of brightness and of two differences of colours, each as large as on ImageNet's photographs.
+COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 
 class Parameterisation(Protocol):
@@ -49,6 +53,74 @@ class Pixels:
     @torch.no_grad()
     def clip(self, preprocessing: Preprocessing) -> None:
         self.images.copy_(preprocessing.clip(self.images))
+
+
+@dataclass(frozen=True)
+class SpectrumSettings:
+    """How far from grey images begin, Adam's rate for their waves, and how strong a contrast these make.
+
+    Waves of unit `deviation` add up to values of unit deviation, which are multiplied by `contrast` and go through a
+    sigmoid to become pixels.
+    """
+
+    deviation: float = 0.3
+    lr: float = 0.05
+    contrast: float = 4.0
+
+    def __post_init__(self):
+        check_positive(self, "deviation", "lr", "contrast")
+
+
+class Spectrum:
+    """Images as sums of waves whose amplitudes fall with their frequency, in decorrelated colours.
+
+    So large shapes and colours move as easily as fine ones: Olah et al., "Feature Visualization", Distill 2017. At
+    another resolution they go on as pixels.
+    """
+
+    def __init__(self, waves: Tensor, size: Size, preprocessing: Preprocessing, settings: SpectrumSettings):
+        self.waves = waves.detach().requires_grad_()  # (N, C, H, W // 2 + 1, 2): real and imaginary parts
+        self.size, self.preprocessing, self.settings = sides(size), preprocessing, settings
+        self.amplitudes = _amplitudes(*self.size).to(waves.device)
+        mixed = torch.tensor(COLOURS) if preprocessing.channels == 3 else torch.eye(preprocessing.channels)
+        self.colours = (mixed / torch.linalg.vector_norm(mixed, dim=0).max()).to(waves.device)
+
+    @classmethod
+    def noise(
+        cls, count: int, size: Size, preprocessing: Preprocessing, settings: SpectrumSettings, seed: int, device
+    ) -> "Spectrum":
+        """Random waves for so many images."""
+        height, width = sides(size)
+        shape = (count, preprocessing.channels, height, width // 2 + 1, 2)
+        waves = settings.deviation * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        return cls(waves.to(device), size, preprocessing, settings)
+
+    def at(self, size: Size) -> "Spectrum | Pixels":
+        """Up-sampled bilinearly, or the same."""
+        if sides(size) == self.size:
+            return self
+        return Pixels(F.interpolate(self().detach(), sides(size), mode="bilinear"))
+
+    def groups(self, lr: float) -> list[dict]:
+        return [{"params": [self.waves], "lr": self.settings.lr, "betas": BETAS}]
+
+    def __call__(self) -> Tensor:
+        spectrum = torch.view_as_complex(self.waves) * self.amplitudes
+        values = torch.fft.irfft2(spectrum, s=self.size, norm="forward")
+        values = torch.einsum("nchw,dc->ndhw", values, self.colours)
+        return self.preprocessing.normalise(255 * torch.sigmoid(self.settings.contrast * values))
+
+    def clip(self, preprocessing: Preprocessing) -> None:
+        """Nothing to do: a sigmoid keeps pixels in their range."""
+
+
+def _amplitudes(height: int, width: int) -> Tensor:
+    """1 over the frequency of each wave (H, W // 2 + 1), such that unit waves add up to values of unit variance."""
+    frequencies = torch.hypot(torch.fft.fftfreq(height, 1 / height)[:, None], torch.fft.rfftfreq(width, 1 / width))
+    amplitudes = 1 / frequencies.clamp_min(1)
+    # Each wave stands for its mirror image, too, but for those that are their own: only their real part counts.
+    own = torch.arange(width // 2 + 1) * 2 % width == 0
+    return amplitudes / (amplitudes.square() * torch.where(own, 1, 4)).sum().sqrt()
 
 
 class Generated:

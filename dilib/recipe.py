@@ -14,7 +14,9 @@ from dilib.checks import check_seed
 from dilib.classifier import Classifier
 from dilib.feature_statistics import FeatureStatistics
 from dilib.inversion import Inversion, Objective, Schedule, balanced_labels, invert
+from dilib.parameterisation import Spectrum, SpectrumSettings
 
+OPTIONAL = ("warm_up", "shared_start", "spectrum")  # of which a card speaks where there are any
 BATCH_SEEDS = 1_000_000  # batch i of a pool with seed s starts from noise with seed s·BATCH_SEEDS + i
 
 
@@ -40,8 +42,8 @@ class Recipe:
 
     Labels run through `classes` again and again, or, `shuffled`, are balanced within each batch and in random order.
     The first `warm_up` batches, while little is learnt, compete with no student. With a `shared_start` each batch
-    begins where earlier ones led. Without that, a warm start, or a student in training, a batch depends on nothing but
-    the recipe and its index.
+    begins where earlier ones led, with a `spectrum` its first stage optimises waves in the place of pixels. Without a
+    shared or a warm start, or a student in training, a batch depends on nothing but the recipe and its index.
     """
 
     teacher: Classifier
@@ -56,18 +58,21 @@ class Recipe:
     rival: Rival | None = None  # for R_compete
     warm_up: int = 0
     shared_start: AmortisedSettings | None = None
+    spectrum: SpectrumSettings | None = None
 
     def __post_init__(self):
         check_seed(self.seed)
+        if self.spectrum and (self.shared_start or any(schedule.warm_start for schedule in self.schedules)):
+            raise ValueError("a spectrum is where images begin; set the shared start to None and warm_start to 0")
         if self.shared_start and any(schedule.warm_start for schedule in self.schedules):
             raise ValueError("a shared start leaves no place for the schedule's warm_start; set that to 0")
 
     @property
     def card(self) -> dict:
         """All that the images depend on but the precision, which a pool keeps from its beginning."""
-        apart = ("teacher", "statistics", "rival", "warm_up", "shared_start")
+        apart = ("teacher", "statistics", "rival", *OPTIONAL)
         settings = {name: value for name, value in vars(self).items() if name not in apart}
-        settings |= {name: value for name in ("warm_up", "shared_start") if (value := getattr(self, name))}
+        settings |= {name: value for name in OPTIONAL if (value := getattr(self, name))}
         if self.statistics:
             settings["statistics"] = fingerprint_of(self.statistics.tensors())
         if self.rival:
@@ -115,7 +120,15 @@ class Recipe:
         if self.shared_start:
             raise ValueError("batches with a shared start are made one after another; use make_from")
         images, labels = start or (None, self.labels(index))
-        return invert(*self._problem(index, labels), start=images, watch=watch, **self._options(index))
+        options = {"start": images, "image": self._waves(index), "watch": watch}
+        return invert(*self._problem(index, labels), **options, **self._options(index))
+
+    def _waves(self, index: int) -> Spectrum | None:
+        """What batch `index` begins with in the place of pixels."""
+        if not self.spectrum:
+            return None
+        place = (self.schedule(index).stages[0][0], self.teacher.preprocessing, self.spectrum)
+        return Spectrum.noise(self.batch_size, *place, self.batch_seed(index), self.teacher.device)
 
     def first_start(self) -> Start:
         """The generator's weights that the first batch begins with."""

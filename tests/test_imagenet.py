@@ -41,6 +41,7 @@ def test_variants_leave_out_what_they_say_at_equal_cost():
         "no_clipping": {"clip"},
         "no_first_layer": {"first_layer"},
         "single_resolution": {"stages"},
+        "spectrum": {"spectrum"},
     }
     (schedule,) = LITE_IMAGENET.schedules
     for name in VARIANTS:

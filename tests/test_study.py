@@ -36,6 +36,22 @@ def test_a_cell_is_computed_once_for_its_settings(study):
     assert {"seed", "settings", "seconds", "device", "versions", "precision", "commit"} <= first.keys()
 
 
+def test_large_pictures_are_nearly_as_they_were_and_small_files(tmp_path):
+    study = Study.open("smoke", "digits", tmp_path / "results", tmp_path / "artifacts")
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 256, (20, 3, 56, 56), dtype=torch.uint8, generator=random)
+    pictures = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    noisy = (pictures + torch.randint(0, 30, pictures.shape, generator=random)).clamp(max=255).byte()
+    samples = study.samples(study.result(Cell("large", {}, lambda: {"samples": noisy})))
+    assert (tmp_path / "results/smoke/digits/cells/large--seed0.webp").stat().st_size <= 300_000
+    assert samples.shape == noisy.shape
+    difference = (samples.float() - noisy.float()).mean((2, 3)).abs()
+    assert difference.max() < 8, "mean colours stay"
+    study.result(Cell("large", {"changed": 1}, lambda: {"samples": pictures[:2]}))
+    names = sorted(path.name for path in (tmp_path / "results/smoke/digits/cells").glob("large*"))
+    assert names == ["large--seed0.json", "large--seed0.png"], "no picture of another making"
+
+
 def test_a_damaged_cell_is_made_again_and_a_failing_one_leaves_nothing(study):
     cell = Cell("a", {}, lambda: {"top1": 1.0})
     finished, path = study.result(cell), study.results / "cells" / "a--seed0.json"

@@ -15,6 +15,7 @@ from dilib.data import imagenet_validation
 from dilib.downloads import Unreachable
 from dilib.evaluation import inception_score, top1
 from dilib.networks import IMAGENET_CLASSES, imagenet_classifier
+from dilib.parameterisation import SpectrumSettings
 from dilib.pool import ImagePool, save_contact_sheet, save_pictures
 from dilib.progress import bar
 from dilib.recipe import Recipe
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
+WHOLE = ("deepinversion", "deepdream", "spectrum")  # of which there are images of all classes
 VARIANTS = {  # each differs from DeepInversion in one thing
     "deepinversion": "DeepInversion",
     "deepdream": "DeepDream",
@@ -33,6 +35,7 @@ VARIANTS = {  # each differs from DeepInversion in one thing
     "no_clipping": "no clipping",
     "no_first_layer": "no first-layer weight",
     "single_resolution": "one resolution",
+    "spectrum": "begun as waves",
 }
 
 
@@ -49,10 +52,11 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
         "no_clipping": {"schedules": (replace(schedule, clip=False),)},
         "no_first_layer": {"first_layer": 1.0},
         "single_resolution": {"schedules": (single,)},
+        "spectrum": {"spectrum": SpectrumSettings()},
     }
     if name not in changes:
         raise ValueError(f"unknown variant {name!r}; choose from {', '.join(VARIANTS)}")
-    if name not in ("deepinversion", "deepdream"):
+    if name not in WHOLE:
         settings = replace(settings, classes=settings.classes[: settings.compared])
     return replace(settings, **changes[name])
 
@@ -69,7 +73,8 @@ def variant_cell(study: Study, name: str, seed: int = 0) -> Cell:
     Its samples are the images: DeepInversion's in full, after TILES snapshots of the first, others' at half the size.
     """
     settings = vars(variant(study.scale.imagenet, name))
-    used = {key: value for key, value in settings.items() if key not in ("transfer", "deepdream_tv", "alpha_c")}
+    unused = ("transfer", "deepdream_tv", "alpha_c", *(() if settings["spectrum"] else ("spectrum",)))
+    used = {key: value for key, value in settings.items() if key not in unused}
     return Cell(f"imagenet--{name}", {"imagenet": used}, partial(_variant_metrics, study, name, seed), seed)
 
 
@@ -123,7 +128,7 @@ def _synthesised(study: Study, settings: ImageNet, seed: int, label: str) -> tup
     """
     teacher = imagenet_classifier(settings.teacher, study.device, study.precision)
     parts = (settings.classes, settings.batch_size, settings.objective, settings.schedules, settings.first_layer)
-    pool = study.pool(Recipe(teacher, *parts, seed))
+    pool = study.pool(Recipe(teacher, *parts, seed, spectrum=settings.spectrum))
     batches = -(-len(settings.classes) // settings.batch_size)
     updates = [pool.recipe.schedule(index).updates() for index in range(batches)]
     snapshots, pixels, seconds = Snapshots(updates[0]), [], 0.0

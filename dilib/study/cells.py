@@ -29,7 +29,8 @@ from dilib.study.scales import SCALES, Scale, check_scale, scale_for
 from dilib.study.scratch import making, note_made, note_read
 from dilib.study.workers import CORES, side_by_side
 
-TILES = 10  # sample images in a row of a cell's PNG
+TILES = 10  # sample images in a row of a cell's picture
+LOSSLESS, LOSSY, LARGEST = ".png", ".webp", 300_000  # bytes
 ENTRIES = {"metrics": dict, "settings": dict, "seconds": (int, float), "device": str, "commit": str}  # of every cell
 
 
@@ -201,7 +202,7 @@ class Study:
             seconds = metrics.pop("seconds", time.perf_counter() - started)
             samples = metrics.pop("samples", [])
             if len(samples):
-                write_atomically(path.with_suffix(".png"), _as_sheet(samples))
+                _save_sheet(path, samples)
             content = {
                 "name": cell.name,
                 "title": data.title(self.dataset),
@@ -252,7 +253,9 @@ class Study:
 
         Black ones may follow in cells that do not say how many they are.
         """
-        with Image.open(self._path(finished["name"], finished["seed"]).with_suffix(".png")) as image:
+        path = self._path(finished["name"], finished["seed"])
+        found = path.with_suffix(LOSSY)
+        with Image.open(found if found.exists() else path.with_suffix(LOSSLESS)) as image:
             sheet = pil_to_tensor(image)
         side = sheet.shape[2] // TILES
         tiles = sheet.unflatten(2, (TILES, side)).unflatten(1, (-1, side)).permute(1, 3, 0, 2, 4).flatten(0, 1)
@@ -293,10 +296,21 @@ def _read(path: Path, settings: dict) -> dict | None:
     return cell if cell["settings"] == settings else None
 
 
-def _as_sheet(images: Tensor) -> bytes:
-    """uint8 images (N, C, H, W) as a PNG with TILES of them a row, the last row filled up with black."""
+def _save_sheet(path: Path, images: Tensor) -> None:
+    """Save a cell's sample images, uint8 (N, C, H, W), TILES of them a row, the last row filled up with black.
+
+    They are in a PNG file, or, in colour and with more than LARGEST bytes, nearly as they are in a WebP file.
+    """
     whole_rows = F.pad(images.cpu(), (0, 0, 0, 0, 0, 0, 0, -len(images) % TILES))
-    grid = make_grid(whole_rows, nrow=TILES, padding=0)[: images.shape[1]]  # which it makes three channels of
+    grid = to_pil_image(make_grid(whole_rows, nrow=TILES, padding=0)[: images.shape[1]])  # which makes three channels
+    encoded, suffix, quality = _encoded(grid, "png", optimize=True), LOSSLESS, 90
+    while len(encoded) > LARGEST and quality and grid.mode == "RGB":
+        encoded, suffix, quality = _encoded(grid, "webp", quality=quality, method=6), LOSSY, quality - 10
+    write_atomically(path.with_suffix(suffix), encoded)
+    path.with_suffix(LOSSY if suffix == LOSSLESS else LOSSLESS).unlink(missing_ok=True)  # of another making
+
+
+def _encoded(picture: Image.Image, kind: str, **options) -> bytes:
     encoded = io.BytesIO()
-    to_pil_image(grid).save(encoded, "png", optimize=True)
+    picture.save(encoded, kind, **options)
     return encoded.getvalue()

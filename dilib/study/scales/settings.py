@@ -9,6 +9,7 @@ from dilib.compression.pruning import PruningSettings
 from dilib.continual.extension import CONTINUAL_METHODS, ExtensionSettings
 from dilib.distillation import DistillationSettings, PoolSettings, StreamSettings
 from dilib.inversion import Objective, Schedule
+from dilib.parameterisation import SpectrumSettings
 from dilib.training import TrainingSettings
 
 PAIRS = (("vgg11_bn", "vgg11_bn"), ("vgg11_bn", "resnet18"), ("resnet34", "resnet18"))  # teacher, student: Table 1
@@ -176,6 +177,7 @@ class ImageNet:
     transfer: tuple[Schedule, ...] = ()
     deepdream_tv: float = 1e-4
     alpha_c: float = 0.2
+    spectrum: SpectrumSettings | None = None
 
 
 @dataclass(frozen=True)
