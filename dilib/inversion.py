@@ -198,6 +198,7 @@ def updates(
     student: nn.Module | None = None,
     start: Tensor | None = None,
     image: Parameterisation | None = None,
+    views: float = 0.0,
     seed: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What `invert` does, update by update: the images so far (N, C, H, W) and the four terms that moved them.
@@ -205,9 +206,12 @@ def updates(
     `statistics` default to the teacher's BatchNorm running statistics. `student`, needed where α_c > 0, is the network
     in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
     schedule's warm start. `image` is what is optimised, by default pixels that begin with noise or as `start`
-    says, which are given as they are and not as a copy. Raises ValueError for bad input at once.
+    says, which are given as they are and not as a copy. With `views` every image is seen, at every update, from its own
+    distance and angle, drawn up to 1 ± `views` and ± `views` radians. Raises ValueError for bad input at once.
     """
     check_seed(seed, bits=63)
+    if not 0 <= views < 1:
+        raise ValueError(f"views {views} are out of range; choose from 0 (none) to below 1")
     schedule = schedule.sized(teacher.preprocessing.size)
     if objective.alpha_f > 0:
         statistics = statistics or FeatureStatistics.from_batchnorm(teacher.network)
@@ -223,7 +227,7 @@ def updates(
         image = Pixels(noise if start is None else _blend(start.to(teacher.device), noise, schedule.warm_start))
     terms_of = _terms(teacher, labels.to(teacher.device), objective, statistics, student)
     prepared = partial(_seeded, terms_of, seed) if random else partial(_graphed, terms_of, schedule.updates())
-    return _optimise(prepared, image, teacher, objective, schedule, generator)
+    return _optimise(prepared, image, teacher, objective, schedule, views, generator)
 
 
 def _checked(teacher, labels, objective, schedule, statistics, student, start) -> tuple[Tensor, bool]:
@@ -245,7 +249,7 @@ def _blend(start: Tensor, noise: Tensor, share: float) -> Tensor:
     return share * F.interpolate(start, noise.shape[2:], mode="area") + (1 - share**2) ** 0.5 * noise
 
 
-def _optimise(prepared, image, teacher, objective, schedule, generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _optimise(prepared, image, teacher, objective, schedule, views, generator) -> Iterator[tuple[Tensor, Tensor]]:
     weights = torch.tensor([1.0, 1.0, objective.alpha_f, objective.alpha_c], device=teacher.device)
     for size, steps in schedule.stages:
         image = image.at(size)
@@ -255,7 +259,7 @@ def _optimise(prepared, image, teacher, objective, schedule, generator) -> Itera
             check_gradients()
             images = image()
             terms_of_view = terms_of_view or prepared(images)
-            terms = terms_of_view(seen(images, shift, flip))
+            terms = terms_of_view(turned(seen(images, shift, flip), views, generator))
             optimizer.zero_grad()
             (terms * weights).sum().backward()
             optimizer.step()
@@ -325,6 +329,21 @@ def seen(images: Tensor, shift: list[int], flip: bool) -> Tensor:
     """The images (N, C, H, W), rolled and flipped."""
     view = images.roll(shift, dims=(2, 3))
     return view.flip(3) if flip else view
+
+
+def turned(images: Tensor, views: float, generator: torch.Generator) -> Tensor:
+    """Each of the images (N, C, H, W) from a distance and at an angle drawn up to 1 ± `views` and ± `views` radians.
+
+    What lies beyond an edge is mirrored. With `views` of 0 they stay as they are.
+    """
+    if not views:
+        return images
+    draws = views * (2 * torch.rand(2, len(images), generator=generator) - 1)
+    along, across = (1 + draws[0]) * torch.cos(draws[1]), (1 + draws[0]) * torch.sin(draws[1])
+    still = torch.zeros_like(along)
+    maps = torch.stack([along, -across, still, across, along, still], dim=1).view(-1, 2, 3).to(images)
+    places = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, places, padding_mode="reflection", align_corners=False)
 
 
 def _require_finite(history: list[Tensor]) -> None:

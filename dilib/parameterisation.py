@@ -63,7 +63,7 @@ class SpectrumSettings:
     sigmoid to become pixels.
     """
 
-    deviation: float = 0.3
+    deviation: float = 1.0
     lr: float = 0.05
     contrast: float = 4.0
 
@@ -96,10 +96,8 @@ class Spectrum:
         return cls(waves.to(device), size, preprocessing, settings)
 
     def at(self, size: Size) -> "Spectrum | Pixels":
-        """Up-sampled bilinearly, or the same."""
-        if sides(size) == self.size:
-            return self
-        return Pixels(F.interpolate(self().detach(), sides(size), mode="bilinear"))
+        """Up-sampled as pixels are, or the same."""
+        return self if sides(size) == self.size else Pixels(self()).at(size)
 
     def groups(self, lr: float) -> list[dict]:
         return [{"params": [self.waves], "lr": self.settings.lr, "betas": BETAS}]

@@ -16,7 +16,7 @@ from dilib.feature_statistics import FeatureStatistics
 from dilib.inversion import Inversion, Objective, Schedule, balanced_labels, invert
 from dilib.parameterisation import Spectrum, SpectrumSettings
 
-OPTIONAL = ("warm_up", "shared_start", "spectrum")  # of which a card speaks where there are any
+OPTIONAL = ("warm_up", "shared_start", "spectrum", "views")  # of which a card speaks where there are any
 BATCH_SEEDS = 1_000_000  # batch i of a pool with seed s starts from noise with seed s·BATCH_SEEDS + i
 
 
@@ -59,6 +59,7 @@ class Recipe:
     warm_up: int = 0
     shared_start: AmortisedSettings | None = None
     spectrum: SpectrumSettings | None = None
+    views: float = 0.0  # of `inversion.updates`
 
     def __post_init__(self):
         check_seed(self.seed)
@@ -149,4 +150,4 @@ class Recipe:
         stored = self.statistics or FeatureStatistics.from_batchnorm(self.teacher.network, first=self.first_layer)
         competes = self.rival and index >= self.warm_up
         student = self.rival.network if competes else None
-        return {"statistics": stored, "student": student, "seed": self.batch_seed(index)}
+        return {"statistics": stored, "student": student, "views": self.views, "seed": self.batch_seed(index)}

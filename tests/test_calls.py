@@ -25,6 +25,7 @@ from dilib.calls.given import pixels_of, suited
 from dilib.commands.given import in_order
 from dilib.data import Split
 from dilib.evaluation import split_accuracy, top1
+from dilib.parameterisation import SpectrumSettings
 
 OWN = """
 import torch
@@ -184,10 +185,12 @@ def test_resolutions_that_a_network_does_not_take_are_left_out(network):
     """VGG-11-BN halves its images five times: 16×16 leave nothing."""
     teacher = dilib.Classifier(network, dilib.Preprocessing((0.5,) * 3, (0.25,) * 3, 32))
     plan = plans.plan_for(teacher.preprocessing.size, "deepinversion")
-    plan = replace(plan, schedule=replace(plan.schedule, stages=((16, 5), (None, 7))))
+    plan = replace(plan, schedule=replace(plan.schedule, stages=((16, 5), (None, 7))), spectrum=SpectrumSettings())
     assert suited(plan, teacher).schedule.stages == ((32, 12),)
+    assert suited(plan, teacher).spectrum is None, "the last resolution is optimised as pixels"
     plan = replace(plan, schedule=replace(plan.schedule, stages=((64, 5), (None, 7))))
     assert suited(plan, teacher).schedule.stages == ((64, 5), (32, 7))
+    assert suited(plan, teacher).spectrum == plan.spectrum
 
 
 def test_every_class_has_its_turn(teacher, brief, tmp_path):

@@ -41,7 +41,9 @@ def test_variants_leave_out_what_they_say_at_equal_cost():
         "no_clipping": {"clip"},
         "no_first_layer": {"first_layer"},
         "single_resolution": {"stages"},
-        "spectrum": {"spectrum"},
+        "waves": {"spectrum"},
+        "views": {"views"},
+        "waves_and_views": {"spectrum", "views"},
     }
     (schedule,) = LITE_IMAGENET.schedules
     for name in VARIANTS:

@@ -119,6 +119,41 @@ def test_batches_after_a_warm_start_take_fewer_updates(teacher):
     assert [schedule.updates(batches) for batches in (1, 2, 3)] == [7, 9, 11]
 
 
+def test_views_turn_and_zoom_about_the_middle():
+    """A spot right of the middle: half as far from it, or half way round, to the pixel; and nothing without views."""
+    spot = torch.zeros(2, 1, 33, 33)
+    spot[:, 0, 16, 24] = 1
+    middle = torch.zeros(2, 1, 33, 33)
+    middle[:, 0, 15:18, 15:18] = 1
+
+    def drawn(*numbers):
+        """A generator's stand-in, which draws these: distances and angles, from 0 to 1."""
+        return lambda *shape, generator: torch.tensor(numbers).view(shape)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch, "rand", drawn(1.0, 0.5, 0.5, 1.0))  # the first from 1.5 times as far, the second turned
+        far, turned = inversion.turned(spot, 0.5, None)
+        (seen,) = inversion.turned(middle, 0.5, None)[1:]
+    along = (far[0].sum(0) * torch.arange(33)).sum() / far.sum()
+    assert along.item() == pytest.approx(16 + 8 / 1.5, abs=0.5)
+    rows, columns = ((turned[0].sum(axis) * torch.arange(33)).sum().item() / turned.sum().item() for axis in (1, 0))
+    assert math.hypot(rows - 16, columns - 16) == pytest.approx(8, abs=0.5)
+    assert abs(math.atan2(rows - 16, columns - 16)) == pytest.approx(0.5, abs=0.06)
+    assert seen[0, 16, 16] == pytest.approx(1, abs=1e-4)
+    assert inversion.turned(spot, 0.0, None) is spot
+
+
+def test_views_are_drawn_from_the_seed_and_leave_the_images_as_they_are(teacher):
+    still = replace(SHORT, lr=1e-9, jitter=0, flip=False)
+    plain = invert(teacher, LABELS, OBJECTIVE.deepinversion(), still, seed=3)
+    first, again = (invert(teacher, LABELS, OBJECTIVE.deepinversion(), still, views=0.3, seed=3) for _ in range(2))
+    assert torch.equal(first.history, again.history)
+    assert not torch.equal(first.history, plain.history)
+    torch.testing.assert_close(first.images, plain.images)
+    with pytest.raises(ValueError, match=r"views 1\.5 are out of range; choose from 0 \(none\) to below 1"):
+        invert(teacher, LABELS, OBJECTIVE.deepinversion(), still, views=1.5)
+
+
 @needs_cuda
 def test_a_cuda_graph_makes_the_images_of_the_plain_loop(teacher, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # whose rounding Adam makes much of

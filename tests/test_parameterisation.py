@@ -53,12 +53,7 @@ def test_at_another_resolution_images_go_on_as_pixels():
     assert spectrum.at(16) is spectrum
     larger = spectrum.at((32, 32))
     assert isinstance(larger, Pixels)
-    # Two pixels in the place of one, a quarter of a pixel to either side of it.
-    before = spectrum().detach()
-    expected = 0.75 * (0.75 * before[..., 3, 5] + 0.25 * before[..., 3, 6]) + 0.25 * (
-        0.75 * before[..., 4, 5] + 0.25 * before[..., 4, 6]
-    )
-    torch.testing.assert_close(larger()[..., 7, 11], expected)
+    assert torch.equal(larger()[..., 6:8, 10:12], spectrum().detach()[..., 3:4, 5:6].expand(2, 3, 2, 2))
 
 
 def test_a_pool_s_images_begin_as_waves_where_its_recipe_says_so(teacher):
@@ -73,7 +68,7 @@ def test_a_pool_s_images_begin_as_waves_where_its_recipe_says_so(teacher):
     brief = (Schedule(((32, 1),)),)
     begun = [replace(recipe, schedules=brief).make(0).images for recipe in (waved, plain)]
     waves, noise = ((images.diff(dim=3).square().mean() / images.var()).item() for images in begun)
-    assert waves < noise / 4, "neighbouring pixels are alike"
+    assert waves < noise / 2, "neighbouring pixels are alike"
     assert "spectrum" not in plain.card
     assert waved.card["spectrum"] == vars(SpectrumSettings())
     with pytest.raises(ValueError, match="a spectrum is where images begin; set the shared start to None"):

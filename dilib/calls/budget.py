@@ -48,7 +48,9 @@ def check_budget(optional: str = "", **given: float | None) -> None:
 def measured(plan: Plan, teacher: Classifier, student: nn.Module | None, seed: int = 0) -> Cost:
     """The cost of a plan, from a few updates of each kind; neither network is changed."""
     rival = None if student is None else Rival({}, copied(student).eval)
-    recipe = replace(plan.recipe(teacher, tuple(range(teacher.structure().classes)), seed, rival), warm_up=0)
+    # Noise is what α_f goes by, and costs as much as waves do.
+    plan = replace(plan, spectrum=None, warm_up=0)
+    recipe = plan.recipe(teacher, tuple(range(teacher.structure().classes)), seed, rival)
     of_batch, made = batch_seconds(recipe)
     of_update = 0.0
     if student is not None:

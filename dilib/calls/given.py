@@ -80,7 +80,7 @@ def checked_learner(teacher: Classifier, student: nn.Module, classes: int) -> nn
 def identity(teacher: Classifier, plan: Plan | None = None) -> dict:
     """What tells a teacher, and the plan that it is used by, apart from others in a folder."""
     known = {"teacher": fingerprint(teacher.network), "preprocessing": plain(teacher.preprocessing)}
-    return known if plan is None else {**known, "plan": digest(plain(plan))}
+    return known if plan is None else {**known, "plan": digest(plan.settings())}
 
 
 def suited(plan: Plan, teacher: Classifier) -> Plan:
@@ -93,7 +93,8 @@ def suited(plan: Plan, teacher: Classifier) -> Plan:
     tried(teacher, [size], statistics)
     taken = [stage for stage in stages if _takes(teacher, stage[0])]
     refused = sum(updates for _, updates in stages) - sum(updates for _, updates in taken)
-    return replace(plan, schedule=replace(plan.schedule, stages=(*taken, (size, last + refused))))
+    schedule = replace(plan.schedule, stages=(*taken, (size, last + refused)))
+    return replace(plan, schedule=schedule, spectrum=plan.spectrum if taken else None)  # waves only lay pictures out
 
 
 def _takes(teacher: Classifier, size) -> bool:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 
 from dilib.amortised import AmortisedSettings
+from dilib.artifacts import plain
 from dilib.classifier import Classifier, Size, sides
 from dilib.distillation import DistillationSettings, StreamSettings
 from dilib.inversion import SMALL, Objective, Schedule
+from dilib.parameterisation import SpectrumSettings
 from dilib.recipe import Recipe, Rival
 
 METHODS = ("amortised", "deepinversion", "adaptive")
@@ -19,6 +21,7 @@ class Plan:
     """How images are made, `batch_size` at a time, and how a student is taught on them.
 
     The first `warm_up` batches compete with no student, which could not be beaten with sense yet.
+    With a `spectrum` images begin as waves; `views` are those of `inversion.updates`.
     The objective's α_f is for a network whose untouched images have an R_feature of 1; `fitted` makes it another's.
     """
 
@@ -30,6 +33,12 @@ class Plan:
     warm_up: int = 1
     shared_start: AmortisedSettings | None = None
     first_layer: float = 1.0
+    spectrum: SpectrumSettings | None = None
+    views: float = 0.0
+
+    def settings(self) -> dict:
+        """All of it as JSON would hold it; without a spectrum and views where there are none."""
+        return {name: value for name, value in plain(self).items() if name not in ("spectrum", "views") or value}
 
     def fitted(self, distance: float) -> "Plan":
         """The plan for a network whose untouched images have this R_feature: it grows with layers and channels."""
@@ -59,6 +68,8 @@ class Plan:
             rival=rival if competes else None,
             warm_up=self.warm_up if competes else 0,
             shared_start=self.shared_start,
+            spectrum=self.spectrum,
+            views=self.views,
         )
 
 
@@ -96,6 +107,8 @@ def plan_for(size: Size, method: str) -> Plan:
         schedule=_in_three_sizes(*sides(size)),
         teaching=teaching,
         first_layer=10.0,
+        spectrum=SpectrumSettings(),
+        views=0.3,
     )
 
 

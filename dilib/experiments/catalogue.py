@@ -94,6 +94,8 @@ def _growth(study: Study, seed: int, *_) -> Iterator[Cell]:
 def _imagenet(study: Study, seed: int, *_) -> Iterator[Cell]:
     variants = imagenet.variants(study.scale.imagenet)
     yield from (imagenet.variant_cell(study, name, seed) for name in variants)
+    if seed == 0:  # its parts have seeds of their own
+        yield from imagenet.gallery_cells(study)
     if imagenet.has_real(study):
         yield imagenet.real_cell(study)
 

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     import pandas
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
-WHOLE = ("deepinversion", "deepdream", "spectrum")  # of which there are images of all classes
-VARIANTS = {  # each differs from DeepInversion in one thing
+PARTS = 3  # of the gallery
+WHOLE = ("deepinversion", "deepdream", "waves_and_views")  # of which there are images of all classes
+VARIANTS = {  # each but the last differs from DeepInversion in one thing
     "deepinversion": "DeepInversion",
     "deepdream": "DeepDream",
     "no_prior": "no prior",
@@ -35,15 +36,18 @@ VARIANTS = {  # each differs from DeepInversion in one thing
     "no_clipping": "no clipping",
     "no_first_layer": "no first-layer weight",
     "single_resolution": "one resolution",
-    "spectrum": "begun as waves",
+    "waves": "begun as waves",
+    "views": "random views",
+    "waves_and_views": "waves, random views",
 }
 
 
 def variant(settings: ImageNet, name: str) -> ImageNet:
-    """`settings` with what VARIANTS says left out, at equal cost. Raises ValueError for another name."""
+    """`settings` with what VARIANTS says changed, at equal cost. Raises ValueError for another name."""
     objective, (schedule,) = settings.objective, settings.schedules
     size, pixels = schedule.stages[-1][0], sum(updates * size**2 for size, updates in schedule.stages)
     single = replace(schedule, stages=((size, -(-pixels // size**2)),))
+    waves, views = {"spectrum": SpectrumSettings()}, {"views": 0.3}
     changes = {
         "deepinversion": {},
         "deepdream": {"objective": replace(objective.deepdream(), alpha_tv=settings.deepdream_tv)},
@@ -52,7 +56,9 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
         "no_clipping": {"schedules": (replace(schedule, clip=False),)},
         "no_first_layer": {"first_layer": 1.0},
         "single_resolution": {"schedules": (single,)},
-        "spectrum": {"spectrum": SpectrumSettings()},
+        "waves": waves,
+        "views": views,
+        "waves_and_views": waves | views,
     }
     if name not in changes:
         raise ValueError(f"unknown variant {name!r}; choose from {', '.join(VARIANTS)}")
@@ -62,7 +68,7 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
 
 
 def variants(settings: ImageNet) -> list[str]:
-    """Those of VARIANTS that leave out something that `settings` have."""
+    """Those of VARIANTS that change something in `settings`."""
     same = {name: replace(variant(settings, name), classes=settings.classes) == settings for name in VARIANTS}
     return [name for name in VARIANTS if name == "deepinversion" or not same[name]]
 
@@ -70,18 +76,45 @@ def variants(settings: ImageNet) -> list[str]:
 def variant_cell(study: Study, name: str, seed: int = 0) -> Cell:
     """Images by one variant, and what their teacher and the other networks make of them.
 
-    Its samples are the images: DeepInversion's in full, after TILES snapshots of the first, others' at half the size.
+    Its samples are the images: DeepInversion's in full, after TILES snapshots of the first, those of waves and views in
+    full, others' at half the size.
     """
-    settings = vars(variant(study.scale.imagenet, name))
-    unused = ("transfer", "deepdream_tv", "alpha_c", *(() if settings["spectrum"] else ("spectrum",)))
-    used = {key: value for key, value in settings.items() if key not in unused}
-    return Cell(f"imagenet--{name}", {"imagenet": used}, partial(_variant_metrics, study, name, seed), seed)
+    settings = _used(variant(study.scale.imagenet, name))
+    return Cell(f"imagenet--{name}", settings, partial(_variant_metrics, study, name, seed), seed)
+
+
+def gallery_cells(study: Study) -> list[Cell]:
+    """The gallery in PARTS, each with a seed of its own: images by waves and views, and what the networks make of them.
+
+    Their samples are the images at half the size.
+    """
+    whole = variant(study.scale.imagenet, "waves_and_views")
+    parts = [replace(whole, classes=whole.gallery[part::PARTS]) for part in range(PARTS if whole.gallery else 0)]
+    return [
+        Cell("gallery", _used(each), partial(_gallery_metrics, study, each, part), part)
+        for part, each in enumerate(parts)
+    ]
+
+
+def _used(settings: ImageNet) -> dict:
+    """The settings that images depend on."""
+    unused = {"transfer", "deepdream_tv", "alpha_c", "gallery"}
+    unused |= {name for name in ("spectrum", "views") if not getattr(settings, name)}
+    return {"imagenet": {key: value for key, value in vars(settings).items() if key not in unused}}
+
+
+def _gallery_metrics(study: Study, settings: ImageNet, seed: int) -> dict:
+    _, pixels, seconds = _synthesised(study, settings, seed, f"gallery {seed + 1} of {PARTS}")
+    judged = _judged(study, settings, pixels, torch.tensor(settings.classes))
+    return {**judged, "seconds": seconds, "samples": resampled(pixels, pixels.shape[-1] // 2)}
 
 
 def _variant_metrics(study: Study, name: str, seed: int) -> dict:
     settings = variant(study.scale.imagenet, name)
     pool, pixels, seconds = _synthesised(study, settings, seed, VARIANTS[name])
     metrics = {**_judged(study, settings, pixels, torch.tensor(settings.classes)), "seconds": seconds}
+    if name == "waves_and_views":
+        return {**metrics, "samples": pixels}
     if name != "deepinversion":
         return {**metrics, "samples": resampled(pixels, pixels.shape[-1] // 2)}
     progress = load_tensors(pool.folder / PROGRESS, pool.card)[0]
@@ -128,7 +161,7 @@ def _synthesised(study: Study, settings: ImageNet, seed: int, label: str) -> tup
     """
     teacher = imagenet_classifier(settings.teacher, study.device, study.precision)
     parts = (settings.classes, settings.batch_size, settings.objective, settings.schedules, settings.first_layer)
-    pool = study.pool(Recipe(teacher, *parts, seed, spectrum=settings.spectrum))
+    pool = study.pool(Recipe(teacher, *parts, seed, spectrum=settings.spectrum, views=settings.views))
     batches = -(-len(settings.classes) // settings.batch_size)
     updates = [pool.recipe.schedule(index).updates() for index in range(batches)]
     snapshots, pixels, seconds = Snapshots(updates[0]), [], 0.0

@@ -44,7 +44,7 @@ def distilled_cell(study: Study, tried: OwnNetwork, seed: int = 0) -> Cell:
         "teacher": _settings(study, tried.teacher),
         "student": _settings(study, tried.student),
         "updates": tried.updates,
-        "plan": plan_for(SIZE, METHOD),
+        "plan": plan_for(SIZE, METHOD).settings(),
     }
     work = partial(_metrics, study, tried, digest(plain(settings)), seed)
     return Cell(f"{NAME}--{tried.teacher}--{tried.student}", plain(settings), work, seed)

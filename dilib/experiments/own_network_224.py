@@ -38,7 +38,8 @@ def cells(study: Study, seed: int = 0) -> list[Cell]:
 
 def compressed_cell(study: Study, seed: int = 0) -> Cell:
     """Top-1 of the scale's ImageNet classifier, whole and with filters removed, and tuned on images made from it."""
-    settings = {"teacher": study.scale.imagenet.teacher, **ASKED, "plan": plan_for(SIZE, METHOD), "rate": rate(SIZE)}
+    how = {"plan": plan_for(SIZE, METHOD).settings(), "rate": rate(SIZE)}
+    settings = {"teacher": study.scale.imagenet.teacher, **ASKED, **how}
     work = partial(_metrics, study, digest(plain(settings)), seed)
     return Cell(f"{NAME}--{study.scale.imagenet.teacher}", plain(settings), work, seed)
 

@@ -42,6 +42,10 @@ def _tuning(rounds: int, updates: int) -> PoolSettings:
 # golden retriever, bee, monarch.
 CLASSES = (1, 417, 71, 779, 130, 402, 292, 555, 22, 852, 88, 817)
 CLASSES += (9, 920, 33, 340, 84, 388, 94, 281, 145, 207, 309, 323)
+# Brown bear, quill, trolleybus, cheeseburger, cup, volcano, daisy, cardoon: the paper's Fig. 6; catamaran: its Fig. 5.
+FIGURES = (294, 749, 874, 933, 968, 980, 985, 946, 484)
+TRIED = (13, 107, 235, 386, 430, 511, 604, 671, 751, 879, 945, 973)  # which a spectrum's settings were chosen by
+GALLERY = tuple(each for each in dict.fromkeys((*CLASSES, *FIGURES, *range(5, 1000, 13))) if each not in TRIED)[:108]
 LITE_IMAGENET = settings.ImageNet(
     teacher="efficientnet_lite0",
     judges=("efficientnet_lite1", "efficientnet_lite2"),
@@ -53,6 +57,7 @@ LITE_IMAGENET = settings.ImageNet(
     schedules=(Schedule(stages=((56, 400), (112, 300), (224, 90)), lr=0.2, decay="cosine", jitter=30, clip=True),),
     compared=12,
     deepdream_tv=0.04,
+    gallery=GALLERY,
 )
 LITE_CONTINUAL = settings.Continual(
     networks={

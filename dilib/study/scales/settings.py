@@ -162,7 +162,8 @@ class ImageNet:
     `scorer` classifies for the Inception Score. `first_layer` is the weight of the first BatchNorm layer. Batches take
     turns with the `schedules`, or, where images are to teach from, with those of `transfer`, if it has any (Sec. 4.4);
     those that compete with a student do so with weight `alpha_c`.
-    Variants for comparison are made of the first `compared` classes.
+    Variants for comparison are made of the first `compared` classes. With a `spectrum` images begin as waves; `views`
+    are those of `inversion.updates`. The `gallery` has both, and more classes.
     """
 
     teacher: str
@@ -178,6 +179,8 @@ class ImageNet:
     deepdream_tv: float = 1e-4
     alpha_c: float = 0.2
     spectrum: SpectrumSettings | None = None
+    views: float = 0.0
+    gallery: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

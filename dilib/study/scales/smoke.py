@@ -58,6 +58,7 @@ SCALE = settings.Scale(
         batch_size=2,
         schedules=(_tiny(64, 128, 2),),
         compared=2,
+        gallery=LITE_IMAGENET.gallery[:6],
     ),
     sources=settings.Sources(
         proxy="photographs",
