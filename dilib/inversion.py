@@ -167,7 +167,7 @@ def invert(
 
     `labels` are classes (N,), or distributions over all of them (N, K). `watch(updates done, images)` is called after
     each update; the other options are those of `updates`. The same seed and precision on the same machine give the same
-    images, bit for bit.
+    images, bit for bit; with views on a GPU, nearly.
     Raises ValueError for bad input and FloatingPointError when a loss stops being finite.
 
     Example:
@@ -210,8 +210,7 @@ def updates(
     distance and angle, drawn up to 1 ± `views` and ± `views` radians. Raises ValueError for bad input at once.
     """
     check_seed(seed, bits=63)
-    if not 0 <= views < 1:
-        raise ValueError(f"views {views} are out of range; choose from 0 (none) to below 1")
+    check_views(views)
     schedule = schedule.sized(teacher.preprocessing.size)
     if objective.alpha_f > 0:
         statistics = statistics or FeatureStatistics.from_batchnorm(teacher.network)
@@ -331,17 +330,24 @@ def seen(images: Tensor, shift: list[int], flip: bool) -> Tensor:
     return view.flip(3) if flip else view
 
 
+def check_views(views: float) -> None:
+    """Raise ValueError for views that are out of range."""
+    if not 0 <= views < 1:
+        raise ValueError(f"views {views} are out of range; choose from 0 (none) to below 1")
+
+
 def turned(images: Tensor, views: float, generator: torch.Generator) -> Tensor:
     """Each of the images (N, C, H, W) from a distance and at an angle drawn up to 1 ± `views` and ± `views` radians.
 
-    What lies beyond an edge is mirrored. With `views` of 0 they stay as they are.
+    What lies beyond an edge is mirrored. With `views` of 0 they stay as they are. Transformation robustness in Olah et
+    al., "Feature Visualization", Distill 2017.
     """
     if not views:
         return images
     draws = views * (2 * torch.rand(2, len(images), generator=generator) - 1)
     along, across = (1 + draws[0]) * torch.cos(draws[1]), (1 + draws[0]) * torch.sin(draws[1])
-    still = torch.zeros_like(along)
-    maps = torch.stack([along, -across, still, across, along, still], dim=1).view(-1, 2, 3).to(images)
+    still, aspect = torch.zeros_like(along), images.shape[2] / images.shape[3]  # places are shares of height and width
+    maps = torch.stack([along, -across * aspect, still, across / aspect, along, still], dim=1).view(-1, 2, 3).to(images)
     places = F.affine_grid(maps, list(images.shape), align_corners=False)
     return F.grid_sample(images, places, padding_mode="reflection", align_corners=False)
 

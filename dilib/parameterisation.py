@@ -13,7 +13,8 @@ from dilib.generator import Generator
 from dilib.precision import autocast
 
 BETAS = (0.9, 0.999)
-# Red, green and blue of brightness and of two differences of colours, each as large as on ImageNet's photographs.
+# Red, green and blue of brightness and of two differences of colours: the square root of the covariance of colours on
+# ImageNet, as in Lucid, the library of "Feature Visualization" (github.com/tensorflow/lucid).
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 
 
@@ -72,7 +73,7 @@ class SpectrumSettings:
 
 
 class Spectrum:
-    """Images as sums of waves whose amplitudes fall with their frequency, in decorrelated colours.
+    """Images as Fourier sums of waves whose amplitudes fall with their frequency, in decorrelated colours.
 
     So large shapes and colours move as easily as fine ones: Olah et al., "Feature Visualization", Distill 2017. At
     another resolution they go on as pixels.
@@ -113,9 +114,12 @@ class Spectrum:
 
 
 def _amplitudes(height: int, width: int) -> Tensor:
-    """1 over the frequency of each wave (H, W // 2 + 1), such that unit waves add up to values of unit variance."""
-    frequencies = torch.hypot(torch.fft.fftfreq(height, 1 / height)[:, None], torch.fft.rfftfreq(width, 1 / width))
-    amplitudes = 1 / frequencies.clamp_min(1)
+    """1 over the frequency of each wave (H, W // 2 + 1), such that unit waves add up to values of unit variance.
+
+    The image as a whole counts as the longest wave.
+    """
+    frequencies = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width))  # in waves a pixel
+    amplitudes = 1 / frequencies.clamp_min(1 / max(height, width))
     # Each wave stands for its mirror image, too, but for those that are their own: only their real part counts.
     own = torch.arange(width // 2 + 1) * 2 % width == 0
     return amplitudes / (amplitudes.square() * torch.where(own, 1, 4)).sum().sqrt()

@@ -13,10 +13,10 @@ from dilib.artifacts import fingerprint, fingerprint_of, plain
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
 from dilib.feature_statistics import FeatureStatistics
-from dilib.inversion import Inversion, Objective, Schedule, balanced_labels, invert
+from dilib.inversion import Inversion, Objective, Schedule, balanced_labels, check_views, invert
 from dilib.parameterisation import Spectrum, SpectrumSettings
 
-OPTIONAL = ("warm_up", "shared_start", "spectrum", "views")  # of which a card speaks where there are any
+OPTIONAL = ("warm_up", "shared_start", "spectrum", "views")  # a card without them stays that of older pools
 BATCH_SEEDS = 1_000_000  # batch i of a pool with seed s starts from noise with seed s·BATCH_SEEDS + i
 
 
@@ -65,6 +65,9 @@ class Recipe:
         check_seed(self.seed)
         if self.spectrum and (self.shared_start or any(schedule.warm_start for schedule in self.schedules)):
             raise ValueError("a spectrum is where images begin; set the shared start to None and warm_start to 0")
+        if self.spectrum and any(len(schedule.stages) < 2 for schedule in self.schedules):
+            raise ValueError("a spectrum lays images out, which end as pixels; give schedules of two stages or more")
+        check_views(self.views)
         if self.shared_start and any(schedule.warm_start for schedule in self.schedules):
             raise ValueError("a shared start leaves no place for the schedule's warm_start; set that to 0")
 

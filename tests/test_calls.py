@@ -143,7 +143,7 @@ def test_what_a_folder_holds_is_not_taken_for_something_else(teacher, smaller, b
         lambda: dilib.distill(teacher, smaller, tmp_path, updates=4),
         lambda: dilib.make_images(teacher, tmp_path / "images-alone", 8),
     ):
-        with pytest.raises(ValueError, match="holds a run with the settings of another version of dilib; choose"):
+        with pytest.raises(ValueError, match="holds a run with the plan of another version of dilib; choose"):
             call()
 
 

@@ -14,6 +14,7 @@ from dilib.experiments.imagenet import VARIANTS, Snapshots, colours_by_class, me
 from dilib.inversion import Schedule
 from dilib.pool import save_pictures
 from dilib.study.cells import Study
+from dilib.study.scales import SCALES
 from dilib.study.scales.laptop import LITE_IMAGENET
 
 
@@ -50,6 +51,9 @@ def test_variants_leave_out_what_they_say_at_equal_cost():
         assert [cost(made) for made in variant(LITE_IMAGENET, name).schedules] == pytest.approx(
             [cost(schedule)] * len(variant(LITE_IMAGENET, name).schedules), rel=0.01
         )
+    for scale in SCALES.values():
+        for name in ("waves", "waves_and_views"):
+            assert all(len(schedule.stages) > 1 for schedule in variant(scale.imagenet, name).schedules)
     with pytest.raises(ValueError, match="unknown variant 'no_jitter'; choose from deepinversion, deepdream, "):
         variant(LITE_IMAGENET, "no_jitter")
 

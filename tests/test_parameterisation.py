@@ -39,6 +39,18 @@ def test_a_wave_of_twice_the_frequency_is_half_as_high():
     assert heights[0] == pytest.approx(2 * heights[1], rel=1e-4)
 
 
+def test_waves_of_one_length_are_as_high_in_each_direction():
+    """On 16×64 pixels a wave of 8 pixels fits twice into the height and eight times into the width."""
+    grey = Preprocessing((0.0,), (1.0,), (16, 64))
+    heights = []
+    for down, right in ((2, 0), (0, 8)):
+        waves = torch.zeros(1, 1, 16, 33, 2)
+        waves[0, 0, down, right, 0] = 1
+        heights.append(values_of(Spectrum(waves, (16, 64), grey, SETTINGS)).max().item())
+    # One in the first column stands for itself, another for its mirror image, too.
+    assert 2 * heights[0] == pytest.approx(heights[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("part", range(3))
 def test_a_part_of_the_spectrum_is_one_direction_of_colours(part):
     waves = torch.zeros(1, 3, 32, 17, 2)
@@ -58,19 +70,23 @@ def test_at_another_resolution_images_go_on_as_pixels():
 
 def test_a_pool_s_images_begin_as_waves_where_its_recipe_says_so(teacher):
     objective = Objective(alpha_tv=0.0, alpha_l2=0.0, alpha_f=1.0, alpha_c=0.0)
-    plain = Recipe(teacher, (0, 1, 2, 3), 8, objective, (Schedule(((32, 40),), jitter=0),))
+    plain = Recipe(teacher, (0, 1, 2, 3), 8, objective, (Schedule(((32, 20), (64, 20)), jitter=0),))
     waved = replace(plain, spectrum=SpectrumSettings())
     made, again = waved.make(1), waved.make(1)
     assert torch.equal(made.images, again.images)
     assert not torch.equal(made.images, waved.make(2).images)
     feature = made.history[:, 2]
     assert feature[-5:].mean() < 0.8 * feature[:5].mean()
-    brief = (Schedule(((32, 1),)),)
+    brief = (Schedule(((32, 1), (64, 1)), lr=1e-9),)
     begun = [replace(recipe, schedules=brief).make(0).images for recipe in (waved, plain)]
     waves, noise = ((images.diff(dim=3).square().mean() / images.var()).item() for images in begun)
     assert waves < noise / 2, "neighbouring pixels are alike"
     assert "spectrum" not in plain.card
     assert waved.card["spectrum"] == vars(SpectrumSettings())
+    with pytest.raises(ValueError, match="give schedules of two stages or more"):
+        replace(waved, schedules=(Schedule(((32, 40),)),))
+    with pytest.raises(ValueError, match=r"views 1\.5 are out of range"):
+        replace(waved, views=1.5)
     with pytest.raises(ValueError, match="a spectrum is where images begin; set the shared start to None"):
         replace(waved, shared_start=AmortisedSettings())
 

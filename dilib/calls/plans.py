@@ -12,7 +12,7 @@ from dilib.recipe import Recipe, Rival
 
 METHODS = ("amortised", "deepinversion", "adaptive")
 # α_f · R_feature of images that nothing was done to yet, by what was found to serve VGG-11-BN on CIFAR-10, where such
-# images have an R_feature of 38 and 61, and EfficientNet-Lite0, where it is 20,700.
+# images have an R_feature of 38 and 61, and EfficientNet-Lite0, where it is 20,000 by random views.
 AMORTISED_PULL, PULL, LARGE_PULL = 40.0, 60.0, 20.0
 
 
@@ -37,7 +37,7 @@ class Plan:
     views: float = 0.0
 
     def settings(self) -> dict:
-        """All of it as JSON would hold it; without a spectrum and views where there are none."""
+        """All of it as JSON would hold it; where there are no spectrum and views, without them, as in older cells."""
         return {name: value for name, value in plain(self).items() if name not in ("spectrum", "views") or value}
 
     def fitted(self, distance: float) -> "Plan":

@@ -43,11 +43,13 @@ VARIANTS = {  # each but the last differs from DeepInversion in one thing
 
 
 def variant(settings: ImageNet, name: str) -> ImageNet:
-    """`settings` with what VARIANTS says changed, at equal cost. Raises ValueError for another name."""
+    """`settings` with what VARIANTS says changed, with as many pixels to update. Raises ValueError for another name."""
     objective, (schedule,) = settings.objective, settings.schedules
     size, pixels = schedule.stages[-1][0], sum(updates * size**2 for size, updates in schedule.stages)
     single = replace(schedule, stages=((size, -(-pixels // size**2)),))
-    waves, views = {"spectrum": SpectrumSettings()}, {"views": 0.3}
+    # Waves are for the first of several resolutions.
+    several = {} if len(schedule.stages) > 1 else {"schedules": settings.transfer[:1]}
+    waves, views = {"spectrum": SpectrumSettings(), **several}, {"views": 0.3}
     changes = {
         "deepinversion": {},
         "deepdream": {"objective": replace(objective.deepdream(), alpha_tv=settings.deepdream_tv)},
@@ -99,6 +101,7 @@ def gallery_cells(study: Study) -> list[Cell]:
 def _used(settings: ImageNet) -> dict:
     """The settings that images depend on."""
     unused = {"transfer", "deepdream_tv", "alpha_c", "gallery"}
+    # So that cells without them stay those of before there were any.
     unused |= {name for name in ("spectrum", "views") if not getattr(settings, name)}
     return {"imagenet": {key: value for key, value in vars(settings).items() if key not in unused}}
 

@@ -31,6 +31,7 @@ from dilib.study.workers import CORES, side_by_side
 
 TILES = 10  # sample images in a row of a cell's picture
 LOSSLESS, LOSSY, LARGEST = ".png", ".webp", 300_000  # bytes
+WEBP_SIDE = 16_383  # pixels, which no side of a WebP picture may exceed
 ENTRIES = {"metrics": dict, "settings": dict, "seconds": (int, float), "device": str, "commit": str}  # of every cell
 
 
@@ -45,8 +46,8 @@ def _part(dataset: str, folder: Path, classes: tuple[int, ...], choosing: bool) 
 class Cell:
     """One unit of work with a result: a table entry for one seed.
 
-    `work` returns the cell's metrics by name. An entry "samples", uint8 images (N, C, H, W), goes to a PNG beside the
-    JSON; an entry "seconds" counts work that was done before an interruption, or for other cells first, too.
+    `work` returns the cell's metrics by name. An entry "samples", uint8 images (N, C, H, W), goes to a picture beside
+    the JSON; an entry "seconds" counts work that was done before an interruption, or for other cells first, too.
     """
 
     name: str
@@ -249,7 +250,7 @@ class Study:
             return True
 
     def samples(self, finished: dict) -> Tensor:
-        """The sample images, uint8 (N, C, H, W), that were saved with a finished cell.
+        """The sample images, uint8 (N, C, H, W), that were saved with a finished cell; large ones nearly as they were.
 
         Black ones may follow in cells that do not say how many they are.
         """
@@ -299,12 +300,14 @@ def _read(path: Path, settings: dict) -> dict | None:
 def _save_sheet(path: Path, images: Tensor) -> None:
     """Save a cell's sample images, uint8 (N, C, H, W), TILES of them a row, the last row filled up with black.
 
-    They are in a PNG file, or, in colour and with more than LARGEST bytes, nearly as they are in a WebP file.
+    They are in a PNG file, or, in colour and where it would have more than LARGEST bytes, in a lossy WebP file, of the
+    best quality that has not.
     """
     whole_rows = F.pad(images.cpu(), (0, 0, 0, 0, 0, 0, 0, -len(images) % TILES))
     grid = to_pil_image(make_grid(whole_rows, nrow=TILES, padding=0)[: images.shape[1]])  # which makes three channels
     encoded, suffix, quality = _encoded(grid, "png", optimize=True), LOSSLESS, 90
-    while len(encoded) > LARGEST and quality and grid.mode == "RGB":
+    lossy = grid.mode == "RGB" and max(grid.size) <= WEBP_SIDE
+    while lossy and len(encoded) > LARGEST and quality:
         encoded, suffix, quality = _encoded(grid, "webp", quality=quality, method=6), LOSSY, quality - 10
     write_atomically(path.with_suffix(suffix), encoded)
     path.with_suffix(LOSSY if suffix == LOSSLESS else LOSSLESS).unlink(missing_ok=True)  # of another making
