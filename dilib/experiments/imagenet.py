@@ -47,9 +47,10 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
     objective, (schedule,) = settings.objective, settings.schedules
     size, pixels = schedule.stages[-1][0], sum(updates * size**2 for size, updates in schedule.stages)
     single = replace(schedule, stages=((size, -(-pixels // size**2)),))
-    # Waves are for the first of several resolutions.
-    several = {} if len(schedule.stages) > 1 else {"schedules": settings.transfer[:1]}
-    waves, views = {"spectrum": SpectrumSettings(), **several}, {"views": 0.3}
+    waves, views = {"spectrum": SpectrumSettings()}, {"views": 0.3}
+    if len(schedule.stages) == 1:  # waves are for the first of several resolutions
+        stages = tuple((side, pixels // 2 // side**2) for side in (size // 4, size))
+        waves["schedules"] = (replace(schedule, stages=stages),)
     changes = {
         "deepinversion": {},
         "deepdream": {"objective": replace(objective.deepdream(), alpha_tv=settings.deepdream_tv)},

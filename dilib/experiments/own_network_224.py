@@ -23,7 +23,8 @@ WORDS = (
     "One call each gives images and a network with fewer filters at 224×224, too. `prune` tuned for its usual five "
     "minutes, at a rate chosen on this network: the one at which the tuned network most often agreed with the whole "
     "one on photographs of flowers. Top-1 is in percent on a thousand real images, one of each class, while the images "
-    "that were made are of the first classes alone; minutes are those of both calls and of testing."
+    "that were made are of the first classes alone; with so few, tuning changes next to nothing. Minutes are those of "
+    "both calls and of testing."
 )
 ASKED = {"images": 64, "filters": 0.1, "minutes": 5.0}
 

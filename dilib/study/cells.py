@@ -300,8 +300,8 @@ def _read(path: Path, settings: dict) -> dict | None:
 def _save_sheet(path: Path, images: Tensor) -> None:
     """Save a cell's sample images, uint8 (N, C, H, W), TILES of them a row, the last row filled up with black.
 
-    They are in a PNG file, or, in colour and where it would have more than LARGEST bytes, in a lossy WebP file, of the
-    best quality that has not.
+    They are in a PNG file, or, in colour and where that has more than LARGEST bytes, in a lossy WebP file of the best
+    quality that has not, or of the lowest.
     """
     whole_rows = F.pad(images.cpu(), (0, 0, 0, 0, 0, 0, 0, -len(images) % TILES))
     grid = to_pil_image(make_grid(whole_rows, nrow=TILES, padding=0)[: images.shape[1]])  # which makes three channels
