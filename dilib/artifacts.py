@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
@@ -112,6 +113,11 @@ def load_tensors(path: Path, card: dict | None = None) -> tuple[dict[str, Tensor
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError):
         return None
     return (tensors, found) if metadata.get("checksum") == _checksum(metadata["card"], tensors) else None
+
+
+def without_unset(settings: Mapping, optional: Iterable[str]) -> dict:
+    """The settings, the `optional` ones only where they are on: what they name keeps the name it had before them."""
+    return {name: value for name, value in settings.items() if value or name not in optional}
 
 
 def plain(value):

@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from dilib import amortised
 from dilib.amortised import AmortisedSettings, Start
-from dilib.artifacts import fingerprint, fingerprint_of, plain
+from dilib.artifacts import fingerprint, fingerprint_of, plain, without_unset
 from dilib.checks import check_seed
 from dilib.classifier import Classifier
 from dilib.feature_statistics import FeatureStatistics
 from dilib.inversion import Inversion, Objective, Schedule, balanced_labels, check_views, invert
 from dilib.parameterisation import Spectrum, SpectrumSettings
 
-OPTIONAL = ("warm_up", "shared_start", "spectrum", "views")  # a card without them stays that of older pools
+LAYOUT = ("spectrum", "views")  # settings of how pictures are laid out, which older results had not
+OPTIONAL = ("warm_up", "shared_start", *LAYOUT)  # and those that older pools had not
 BATCH_SEEDS = 1_000_000  # batch i of a pool with seed s starts from noise with seed s·BATCH_SEEDS + i
 
 
@@ -74,9 +75,9 @@ class Recipe:
     @property
     def card(self) -> dict:
         """All that the images depend on but the precision, which a pool keeps from its beginning."""
-        apart = ("teacher", "statistics", "rival", *OPTIONAL)
+        apart = ("teacher", "statistics", "rival")
         settings = {name: value for name, value in vars(self).items() if name not in apart}
-        settings |= {name: value for name in OPTIONAL if (value := getattr(self, name))}
+        settings = without_unset(settings, OPTIONAL)
         if self.statistics:
             settings["statistics"] = fingerprint_of(self.statistics.tensors())
         if self.rival:

@@ -23,6 +23,7 @@ from dilib.calls import budget, distill, plans, tuning
 from dilib.calls.distill import STUDENT
 from dilib.calls.given import pixels_of, suited
 from dilib.commands.given import in_order
+from dilib.continual.extension import ExtensionSettings
 from dilib.data import Split
 from dilib.evaluation import split_accuracy, top1
 from dilib.parameterisation import SpectrumSettings
@@ -249,6 +250,25 @@ CHANGED = {
         teacher, (images, torch.arange(64) % 2), images, folder, updates=3
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("call", "setting", "value"),
+    [
+        ("prune", "prune.STEPS", 4),
+        ("prune", "tuning.ROUNDS", 5),
+        ("quantize", "quantize.LR", 0.1),
+        ("quantize", "quantize.CALIBRATING", 4),
+        ("add_classes", "classes._settings", lambda teacher, updates: ExtensionSettings(updates, 4)),
+    ],
+)
+def test_a_changed_network_by_other_settings_is_not_this_ones(teacher, tmp_path, monkeypatch, call, setting, value):
+    images, _ = real(64)
+    CHANGED[call](teacher, images, tmp_path)
+    CHANGED[call](teacher, images, tmp_path)
+    monkeypatch.setattr(f"dilib.calls.{setting}", value)
+    with pytest.raises(ValueError, match="holds a run with the plan of another version of dilib; choose"):
+        CHANGED[call](teacher, images, tmp_path)
 
 
 @pytest.mark.parametrize("call", CHANGED)

@@ -48,14 +48,14 @@ def add_classes(
     budget.check_budget(updates=updates)
     old, memories, new = classes_of(teacher), pixels_of(images, teacher), split_of(new, teacher)
     count = _count_of(new)
-    extended = with_classes(teacher, count, seed)
+    extended, settings = with_classes(teacher, count, seed), _settings(teacher, updates)
     asked = {
         "call": "add_classes",
         "classes": count,
         "updates": updates,
         "precision": precision,
         "seed": seed,
-        **identity(teacher),
+        **identity(teacher, settings),
         "images": fingerprint_of({"old": memories, "new": new.pixels, "labels": new.labels}),
     }
     decided = folders.begun(
@@ -66,7 +66,7 @@ def add_classes(
     teacher = replace(teacher, precision=precisions.named(decided["precision"]))
     arriving, remembered = Split(new.pixels, new.labels + old), Split(memories, _named(teacher, memories))
     with counted(updates, f"learning {count} classes") as on_update:
-        lesson, settings = Lesson("deepinversion", arriving, remembered), _settings(teacher, updates)
+        lesson = Lesson("deepinversion", arriving, remembered)
         learn_new_classes(teacher, extended, lesson, settings, seed=seed, on_update=on_update)
     save_weights(folder / NETWORK, extended)
     return extended

@@ -101,7 +101,7 @@ def distill(
         **({"updates": updates} if updates else {"minutes": minutes}),
         "precision": precision,
         "seed": seed,
-        **identity(teacher, plan),
+        **identity(teacher, plan.settings()),
         "student": digest([repr(student), shapes]),
     }
     decided = folders.begun(folder, asked, lambda: _decide(plan, teacher, student, asked))

@@ -77,10 +77,13 @@ def checked_learner(teacher: Classifier, student: nn.Module, classes: int) -> nn
     return student
 
 
-def identity(teacher: Classifier, plan: Plan | None = None) -> dict:
-    """What tells a teacher, and the plan that it is used by, apart from others in a folder."""
-    known = {"teacher": fingerprint(teacher.network), "preprocessing": plain(teacher.preprocessing)}
-    return known if plan is None else {**known, "plan": digest(plan.settings())}
+def identity(teacher: Classifier, plan) -> dict:
+    """What tells a teacher, and the settings that nobody had to choose, apart from others in a folder."""
+    return {
+        "teacher": fingerprint(teacher.network),
+        "preprocessing": plain(teacher.preprocessing),
+        "plan": digest(plain(plan)),
+    }
 
 
 def suited(plan: Plan, teacher: Classifier) -> Plan:

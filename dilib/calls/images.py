@@ -59,7 +59,7 @@ def make_images(
         "minutes": minutes,
         "precision": precision,
         "seed": seed,
-        **identity(teacher, plan),
+        **identity(teacher, plan.settings()),
     }
     first = replace(plan, batch_size=min(plan.batch_size, count))
     decided = folders.begun(folder, asked, lambda: _decide(first, teacher, minutes, count, precision, seed))

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 
 from dilib.amortised import AmortisedSettings
-from dilib.artifacts import plain
+from dilib.artifacts import plain, without_unset
 from dilib.classifier import Classifier, Size, sides
 from dilib.distillation import DistillationSettings, StreamSettings
 from dilib.inversion import SMALL, Objective, Schedule
 from dilib.parameterisation import SpectrumSettings
-from dilib.recipe import Recipe, Rival
+from dilib.recipe import LAYOUT, Recipe, Rival
 
 METHODS = ("amortised", "deepinversion", "adaptive")
 # α_f · R_feature of images that nothing was done to yet, by what was found to serve VGG-11-BN on CIFAR-10, where such
@@ -37,8 +37,8 @@ class Plan:
     views: float = 0.0
 
     def settings(self) -> dict:
-        """All of it as JSON would hold it; where there are no spectrum and views, without them, as in older cells."""
-        return {name: value for name, value in plain(self).items() if name not in ("spectrum", "views") or value}
+        """All of it as JSON would hold it."""
+        return without_unset(plain(self), LAYOUT)
 
     def fitted(self, distance: float) -> "Plan":
         """The plan for a network whose untouched images have this R_feature: it grows with layers and channels."""

@@ -23,6 +23,7 @@ from dilib.pool import PoolDataset
 from dilib.progress import bar
 
 KEPT = "kept.safetensors"
+STEPS = 40  # in which filters go
 
 
 def prune(
@@ -53,17 +54,17 @@ def prune(
     budget.check_budget("updates", minutes=minutes, updates=updates)
     classes, pixels = classes_of(teacher), pixels_of(images, teacher)
     test, groups = split_or_none(test, teacher, classes), pruning.coupled(teacher)
-    size = teacher.preprocessing.size
+    size, ranking = teacher.preprocessing.size, _ranking(groups, target, min(batch_size(teacher), len(pixels)))
     tuning = Tuning(pixels, rate(size), minutes, updates, precision, seed, keep_statistics=large(size))
 
     def decide() -> dict:
         fast = computing_in(teacher, precision)
-        kept = _ranked(fast, groups, pixels, target, seed)
+        kept = _ranked(fast, groups, pixels, ranking, target, seed)
         masks = {group.convolutions[0]: stays for group, stays in kept.items()}
         write_atomically(folder / KEPT, save(masks, {"format": "pt"}))
         return tuning.decided(fast, without_filters(fast, folder))
 
-    asked = {"call": "prune", "filters": filters, **tuning.asked(teacher)}
+    asked = {"call": "prune", "filters": filters, **tuning.asked(teacher, ranking)}
     decided = folders.begun(folder, asked, decide)
     teacher = replace(teacher, precision=precisions.named(decided["precision"]))
     return tuning.tuned(teacher, without_filters(teacher, folder), decided, test, folder)
@@ -88,13 +89,22 @@ def without_filters(teacher: Classifier, folder: Path) -> nn.Module:
     return precisions.in_safe_format(pruning.removed(teacher, kept)).eval()
 
 
-def _ranked(teacher: Classifier, groups: list[Coupled], pixels: Tensor, target: Target, seed: int) -> Kept:
-    """What stays, in about forty steps, in each of which one filter in eighty goes."""
-    total = sum(group.filters for group in groups)
-    step = max(1, int(total * target.value / 40))
-    size = min(batch_size(teacher), len(pixels))
-    settings = PruningSettings(filters=step, group=max(1, min(8, step // 8)), batches=4, batch_size=size)
-    with bar(-(-int(target.value * total) // step), "ranking filters") as shown:
+def _ranking(groups: list[Coupled], target: Target, size: int) -> PruningSettings:
+    """In about STEPS steps, on mini-batches of `size` images."""
+    step = max(1, _to_go(groups, target) // STEPS)
+    return PruningSettings(filters=step, group=max(1, min(8, step // 8)), batches=4, batch_size=size)
+
+
+def _to_go(groups: list[Coupled], target: Target) -> int:
+    """How many filters are removed."""
+    return int(target.value * sum(group.filters for group in groups))
+
+
+def _ranked(
+    teacher: Classifier, groups: list[Coupled], pixels: Tensor, settings: PruningSettings, target: Target, seed: int
+) -> Kept:
+    """What stays."""
+    with bar(-(-_to_go(groups, target) // settings.filters), "ranking filters") as shown:
         found = pruning.prune(teacher, _batches(teacher, pixels, settings, seed, shown), settings, target)
     if found.stopped:
         warnings.warn(found.stopped, stacklevel=5)

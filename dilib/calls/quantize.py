@@ -45,7 +45,7 @@ def quantize(
     test, tuning = split_or_none(test, teacher, classes), Tuning(pixels, LR, minutes, updates, None, seed, keep)
     spread = torch.linspace(0, len(pixels) - 1, min(CALIBRATING, len(pixels))).long()
     network = on_bits(teacher, bits, teacher.preprocessing.normalise(pixels[spread]))
-    asked = {"call": "quantize", "bits": bits, **tuning.asked(teacher)}
+    asked = {"call": "quantize", "bits": bits, **tuning.asked(teacher, CALIBRATING)}
     # bfloat16 is itself coarser than eight bits.
     exact = replace(teacher, precision=torch.promote_types(teacher.dtype, torch.float32))
     decided = folders.begun(folder, asked, lambda: tuning.decided(exact, network))

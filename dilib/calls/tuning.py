@@ -43,14 +43,13 @@ class Tuning:
     seed: int
     keep_statistics: bool = False  # BatchNorm's, as they are
 
-    def asked(self, teacher: Classifier) -> dict:
-        """What a folder is told apart by."""
+    def asked(self, teacher: Classifier, *before: object) -> dict:
+        """What a folder is told apart by, the settings of what comes before tuning among it."""
         return {
             **({"updates": self.updates} if self.updates else {"minutes": self.minutes}),
             "precision": self.precision,
-            **({"lr": self.lr, "keep_statistics": True} if self.keep_statistics else {}),
             "seed": self.seed,
-            **identity(teacher),
+            **identity(teacher, [self._settings(teacher), self.keep_statistics, *before]),
             "images": fingerprint_of({"pixels": self.pixels}),
         }
 

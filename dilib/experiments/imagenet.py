@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dilib.artifacts import load_tensors, save_tensors
+from dilib.artifacts import load_tensors, save_tensors, without_unset
 from dilib.classifier import resampled
 from dilib.data import imagenet_validation
 from dilib.downloads import Unreachable
@@ -18,7 +18,7 @@ from dilib.networks import IMAGENET_CLASSES, imagenet_classifier
 from dilib.parameterisation import SpectrumSettings
 from dilib.pool import ImagePool, save_contact_sheet, save_pictures
 from dilib.progress import bar
-from dilib.recipe import Recipe
+from dilib.recipe import LAYOUT, Recipe
 from dilib.study.cells import TILES, Cell, Study
 from dilib.study.scales.settings import ImageNet
 
@@ -102,9 +102,8 @@ def gallery_cells(study: Study) -> list[Cell]:
 def _used(settings: ImageNet) -> dict:
     """The settings that images depend on."""
     unused = {"transfer", "deepdream_tv", "alpha_c", "gallery"}
-    # So that cells without them stay those of before there were any.
-    unused |= {name for name in ("spectrum", "views") if not getattr(settings, name)}
-    return {"imagenet": {key: value for key, value in vars(settings).items() if key not in unused}}
+    used = {name: value for name, value in vars(settings).items() if name not in unused}
+    return {"imagenet": without_unset(used, LAYOUT)}
 
 
 def _gallery_metrics(study: Study, settings: ImageNet, seed: int) -> dict:
