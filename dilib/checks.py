@@ -30,6 +30,12 @@ def check_not_negative(settings: object, *names: str) -> None:
             raise ValueError(f"{name} {value} is out of range; choose a finite number of at least 0")
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless this is a share from 0, which switches it off, to below 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} {value} is out of range; choose from 0 (none) to below 1")
+
+
 def check_seed(seed: int, bits: int = 32) -> None:
     """Raise ValueError unless the seed is a whole number of so many bits: of 32, seeds of batches can be made."""
     if not isinstance(seed, Integral) or not 0 <= seed < 2**bits:

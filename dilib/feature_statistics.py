@@ -97,6 +97,31 @@ class FeatureStatistics:
         )
 
 
+class MovingAverage:
+    """A batch's statistics over its updates: a share `memory` of what they were, and the rest of the newest.
+
+    A batch of few images is seen a little differently by every update. The average's gradient is the newest's alone,
+    and whole, so that it pulls as strongly as statistics of one update do.
+    """
+
+    def __init__(self, memory: float):
+        self.memory = memory
+        self._so_far: dict[tuple[str, str], Tensor] = {}
+
+    def __call__(self, newest: FeatureStatistics) -> FeatureStatistics:
+        """The average with the newest statistics, which the first are themselves."""
+        means, variances = (
+            {layer: self._averaged((kind, layer), value) for layer, value in found.items()}
+            for kind, found in (("mean", newest.means), ("variance", newest.variances))
+        )
+        return FeatureStatistics(means, variances, newest.first)
+
+    def _averaged(self, key: tuple[str, str], newest: Tensor) -> Tensor:
+        seen = newest.detach()
+        self._so_far[key] = seen.lerp(self._so_far.get(key, seen), self.memory)
+        return self._so_far[key] + (newest - seen)
+
+
 def batchnorm_layers(network: nn.Module) -> dict[str, nn.Module]:
     """The layers that keep BatchNorm's running statistics, by name: torch's own and others, such as FrozenBatchNorm2d.
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, StepLR
 
 from dilib import losses
-from dilib.checks import check_gradients, check_not_negative, check_positive, check_seed
+from dilib.checks import check_gradients, check_not_negative, check_positive, check_seed, check_share
 from dilib.classifier import Classifier, Preprocessing, Size, frozen_copy, sides
-from dilib.feature_statistics import FeatureStatistics, Observed
+from dilib.feature_statistics import FeatureStatistics, MovingAverage, Observed
 from dilib.parameterisation import Parameterisation, Pixels
 from dilib.structure import undisturbed
 from dilib.trial import checked_student, checked_targets, targets, tried
@@ -199,6 +199,7 @@ def updates(
     start: Tensor | None = None,
     image: Parameterisation | None = None,
     views: float = 0.0,
+    memory: float = 0.0,
     seed: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What `invert` does, update by update: the images so far (N, C, H, W) and the four terms that moved them.
@@ -207,10 +208,12 @@ def updates(
     in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
     schedule's warm start. `image` is what is optimised, by default pixels that begin with noise or as `start`
     says, which are given as they are and not as a copy. With `views` every image is seen, at every update, from its own
-    distance and angle, drawn up to 1 ± `views` and ± `views` radians. Raises ValueError for bad input at once.
+    distance and angle, drawn up to 1 ± `views` and ± `views` radians. With `memory` R_feature is of the batch's
+    statistics averaged over its updates, that share of them the earlier ones'. Raises ValueError for bad input at once.
     """
     check_seed(seed, bits=63)
-    check_views(views)
+    check_share("views", views)
+    check_share("memory", memory)
     schedule = schedule.sized(teacher.preprocessing.size)
     if objective.alpha_f > 0:
         statistics = statistics or FeatureStatistics.from_batchnorm(teacher.network)
@@ -224,8 +227,10 @@ def updates(
         shape = (len(labels), teacher.preprocessing.channels, *sides(schedule.stages[0][0]))
         noise = torch.randn(shape, generator=generator).to(teacher.device)
         image = Pixels(noise if start is None else _blend(start.to(teacher.device), noise, schedule.warm_start))
-    terms_of = _terms(teacher, labels.to(teacher.device), objective, statistics, student)
-    prepared = partial(_seeded, terms_of, seed) if random else partial(_graphed, terms_of, schedule.updates())
+    average = MovingAverage(memory) if memory else None
+    terms_of = _terms(teacher, labels.to(teacher.device), objective, statistics, average, student)
+    graphed = 0 if average else schedule.updates()  # a graph would keep no averages
+    prepared = partial(_seeded, terms_of, seed) if random else partial(_graphed, terms_of, graphed)
     return _optimise(prepared, image, teacher, objective, schedule, views, generator)
 
 
@@ -287,7 +292,7 @@ def _seeded(terms_of: Callable[[Tensor], Tensor], seed: int, images: Tensor) -> 
     return seeded
 
 
-def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor], Tensor]:
+def _terms(teacher, labels, objective, statistics, average, student) -> Callable[[Tensor], Tensor]:
     """The function from images (N, C, H, W) to the four terms of the loss, in the order of TERMS."""
     observed = objective.alpha_f > 0
     network = (Observed if observed else frozen_copy)(teacher.network, teacher.precision)
@@ -302,7 +307,7 @@ def _terms(teacher, labels, objective, statistics, student) -> Callable[[Tensor]
         if objective.alpha_tv_l1:
             prior = prior + objective.alpha_tv_l1 * losses.total_variation_l1(images)
         if observed:
-            feature = statistics.distance(network.moments)
+            feature = statistics.distance(average(network.moments) if average else network.moments)
         if rival:
             compete = losses.competition(logits, rival(inputs), objective.temperature)
         return torch.stack([F.cross_entropy(logits, labels), prior, feature, compete])
@@ -328,12 +333,6 @@ def seen(images: Tensor, shift: list[int], flip: bool) -> Tensor:
     """The images (N, C, H, W), rolled and flipped."""
     view = images.roll(shift, dims=(2, 3))
     return view.flip(3) if flip else view
-
-
-def check_views(views: float) -> None:
-    """Raise ValueError for views that are out of range."""
-    if not 0 <= views < 1:
-        raise ValueError(f"views {views} are out of range; choose from 0 (none) to below 1")
 
 
 def turned(images: Tensor, views: float, generator: torch.Generator) -> Tensor:

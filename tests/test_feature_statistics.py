@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from dilib.classifier import frozen_copy
-from dilib.feature_statistics import FeatureStatistics, Observed
+from dilib.feature_statistics import FeatureStatistics, MovingAverage, Observed
 
 
 def textbook_statistics(network, images):
@@ -89,3 +89,14 @@ def test_joined_statistics_are_those_of_all_images(network):
     whole, joined = FeatureStatistics.from_images(network, images), first.joined(second, share=0.25)
     torch.testing.assert_close(joined.tensors(), whole.tensors(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(first.like(joined.tensors()).tensors(), joined.tensors(), rtol=0, atol=0)
+
+
+def test_a_moving_average_has_the_newest_statistics_whole_gradient():
+    """1, 3, 7 with a memory of 3/4: 1, then 3/4 + 3/4 = 1.5, then 1.125 + 1.75 = 2.875."""
+    average, seen = MovingAverage(0.75), []
+    for value in (1.0, 3.0, 7.0):
+        newest = torch.tensor([value], requires_grad=True)
+        found = average(FeatureStatistics({"layer": newest}, {"layer": 10 * newest}))
+        (found.means["layer"] + found.variances["layer"]).sum().backward()
+        seen.append((found.means["layer"].item(), found.variances["layer"].item(), newest.grad.item()))
+    assert seen == [(1.0, 10.0, 11.0), (1.5, 15.0, 11.0), (2.875, 28.75, 11.0)]

@@ -143,8 +143,23 @@ def test_views_are_drawn_from_the_seed_and_leave_the_images_as_they_are(teacher)
     assert torch.equal(first.history, again.history)
     assert not torch.equal(first.history, plain.history)
     torch.testing.assert_close(first.images, plain.images)
-    with pytest.raises(ValueError, match=r"views 1\.5 are out of range; choose from 0 \(none\) to below 1"):
+    with pytest.raises(ValueError, match=r"views 1\.5 is out of range; choose from 0 \(none\) to below 1"):
         invert(teacher, LABELS, OBJECTIVE.deepinversion(), still, views=1.5)
+
+
+def test_with_memory_r_feature_is_of_statistics_averaged_over_updates(teacher, monkeypatch):
+    """Images that stand still, whose views alone differ: of the average they are nearer to each other."""
+    still = replace(SHORT, stages=((32, 40),), lr=1e-9, jitter=0, flip=False)
+    spread, first = [], []
+    for memory in (0.0, 0.9):
+        made = invert(teacher, LABELS, OBJECTIVE.deepinversion(), still, views=0.3, memory=memory, seed=3)
+        feature = made.history[:, TERMS.index("feature")]
+        first.append(feature[0].item())
+        spread.append(feature[10:].std().item())
+    assert first[0] == first[1]
+    assert spread[1] < 0.5 * spread[0]
+    with pytest.raises(ValueError, match=r"memory 1\.0 is out of range; choose from 0 \(none\) to below 1"):
+        invert(teacher, LABELS, OBJECTIVE, still, memory=1.0)
 
 
 @needs_cuda

@@ -85,7 +85,7 @@ def test_a_pool_s_images_begin_as_waves_where_its_recipe_says_so(teacher):
     assert waved.card["spectrum"] == vars(SpectrumSettings())
     with pytest.raises(ValueError, match="give schedules of two stages or more"):
         replace(waved, schedules=(Schedule(((32, 40),)),))
-    with pytest.raises(ValueError, match=r"views 1\.5 are out of range"):
+    with pytest.raises(ValueError, match=r"views 1\.5 is out of range"):
         replace(waved, views=1.5)
     with pytest.raises(ValueError, match="a spectrum is where images begin; set the shared start to None"):
         replace(waved, shared_start=AmortisedSettings())

@@ -8,7 +8,7 @@ from dilib.classifier import Classifier, Size, sides
 from dilib.distillation import DistillationSettings, StreamSettings
 from dilib.inversion import SMALL, Objective, Schedule
 from dilib.parameterisation import SpectrumSettings
-from dilib.recipe import LAYOUT, Recipe, Rival
+from dilib.recipe import PICTURES, Recipe, Rival
 
 METHODS = ("amortised", "deepinversion", "adaptive")
 # α_f · R_feature of images that nothing was done to yet, by what was found to serve VGG-11-BN on CIFAR-10, where such
@@ -21,7 +21,7 @@ class Plan:
     """How images are made, `batch_size` at a time, and how a student is taught on them.
 
     The first `warm_up` batches compete with no student, which could not be beaten with sense yet.
-    With a `spectrum` images begin as waves; `views` are those of `inversion.updates`.
+    With a `spectrum` images begin as waves; `views` and `memory` are those of `inversion.updates`.
     The objective's α_f is for a network whose untouched images have an R_feature of 1; `fitted` makes it another's.
     """
 
@@ -35,10 +35,11 @@ class Plan:
     first_layer: float = 1.0
     spectrum: SpectrumSettings | None = None
     views: float = 0.0
+    memory: float = 0.0
 
     def settings(self) -> dict:
         """All of it as JSON would hold it."""
-        return without_unset(plain(self), LAYOUT)
+        return without_unset(plain(self), PICTURES)
 
     def fitted(self, distance: float) -> "Plan":
         """The plan for a network whose untouched images have this R_feature: it grows with layers and channels."""
@@ -70,6 +71,7 @@ class Plan:
             shared_start=self.shared_start,
             spectrum=self.spectrum,
             views=self.views,
+            memory=self.memory,
         )
 
 

@@ -18,7 +18,7 @@ from dilib.networks import IMAGENET_CLASSES, imagenet_classifier
 from dilib.parameterisation import SpectrumSettings
 from dilib.pool import ImagePool, save_contact_sheet, save_pictures
 from dilib.progress import bar
-from dilib.recipe import LAYOUT, Recipe
+from dilib.recipe import PICTURES, Recipe
 from dilib.study.cells import TILES, Cell, Study
 from dilib.study.scales.settings import ImageNet
 
@@ -103,7 +103,7 @@ def _used(settings: ImageNet) -> dict:
     """The settings that images depend on."""
     unused = {"transfer", "deepdream_tv", "alpha_c", "gallery"}
     used = {name: value for name, value in vars(settings).items() if name not in unused}
-    return {"imagenet": without_unset(used, LAYOUT)}
+    return {"imagenet": without_unset(used, PICTURES)}
 
 
 def _gallery_metrics(study: Study, settings: ImageNet, seed: int) -> dict:

@@ -163,7 +163,7 @@ class ImageNet:
     turns with the `schedules`, or, where images are to teach from, with those of `transfer`, if it has any (Sec. 4.4);
     those that compete with a student do so with weight `alpha_c`.
     Variants for comparison are made of the first `compared` classes. With a `spectrum` images begin as waves; `views`
-    are those of `inversion.updates`: in 07_imagenet alone. The `gallery` has both, and more classes.
+    and `memory` are those of `inversion.updates`: in 07_imagenet alone. The `gallery` has all three, and more classes.
     """
 
     teacher: str
@@ -180,6 +180,7 @@ class ImageNet:
     alpha_c: float = 0.2
     spectrum: SpectrumSettings | None = None
     views: float = 0.0
+    memory: float = 0.0
     gallery: tuple[int, ...] = ()
 
 
