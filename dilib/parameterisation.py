@@ -61,15 +61,17 @@ class SpectrumSettings:
     """How far from grey images begin, Adam's rate for their waves, and how strong a contrast these make.
 
     Waves of unit `deviation` add up to values of unit deviation, which are multiplied by `contrast` and go through a
-    sigmoid to become pixels.
+    sigmoid to become pixels. An image's mean moves at the rate of its longest wave times `level`: at as high a rate a
+    batch would split into dark images and bright ones, as the cheapest way to the deviation that statistics ask for.
     """
 
-    deviation: float = 1.0
+    deviation: float = 0.5
     lr: float = 0.05
-    contrast: float = 4.0
+    contrast: float = 3.0
+    level: float = 0.4
 
     def __post_init__(self):
-        check_positive(self, "deviation", "lr", "contrast")
+        check_positive(self, "deviation", "lr", "contrast", "level")
 
 
 class Spectrum:
@@ -82,7 +84,7 @@ class Spectrum:
     def __init__(self, waves: Tensor, size: Size, preprocessing: Preprocessing, settings: SpectrumSettings):
         self.waves = waves.detach().requires_grad_()  # (N, C, H, W // 2 + 1, 2): real and imaginary parts
         self.size, self.preprocessing, self.settings = sides(size), preprocessing, settings
-        self.amplitudes = _amplitudes(*self.size).to(waves.device)
+        self.amplitudes = _amplitudes(*self.size, settings.level).to(waves.device)
         mixed = torch.tensor(COLOURS) if preprocessing.channels == 3 else torch.eye(preprocessing.channels)
         self.colours = (mixed / torch.linalg.vector_norm(mixed, dim=0).max()).to(waves.device)
 
@@ -113,13 +115,14 @@ class Spectrum:
         """Nothing to do: a sigmoid keeps pixels in their range."""
 
 
-def _amplitudes(height: int, width: int) -> Tensor:
+def _amplitudes(height: int, width: int, level: float) -> Tensor:
     """1 over the frequency of each wave (H, W // 2 + 1), such that unit waves add up to values of unit variance.
 
-    The image as a whole counts as the longest wave.
+    That of the mean is `level` times the longest wave's.
     """
     frequencies = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width))  # in waves a pixel
     amplitudes = 1 / frequencies.clamp_min(1 / max(height, width))
+    amplitudes[0, 0] *= level
     # Each wave stands for its mirror image, too, but for those that are their own: only their real part counts.
     own = torch.arange(width // 2 + 1) * 2 % width == 0
     return amplitudes / (amplitudes.square() * torch.where(own, 1, 4)).sum().sqrt()

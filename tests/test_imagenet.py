@@ -44,7 +44,9 @@ def test_variants_leave_out_what_they_say_at_equal_cost():
         "single_resolution": {"stages"},
         "waves": {"spectrum"},
         "views": {"views"},
+        "averages": {"memory"},
         "waves_and_views": {"spectrum", "views"},
+        "pictures": {"spectrum", "views", "memory", "lr", "alpha_tv"},
     }
     (schedule,) = LITE_IMAGENET.schedules
     for name in VARIANTS:
@@ -52,11 +54,11 @@ def test_variants_leave_out_what_they_say_at_equal_cost():
             [cost(schedule)] * len(variant(LITE_IMAGENET, name).schedules), rel=0.01
         )
     for scale in SCALES.values():
-        for name in ("waves", "waves_and_views"):
+        for name in ("waves", "waves_and_views", "pictures"):
             (plain,), (waved,) = scale.imagenet.schedules, variant(scale.imagenet, name).schedules
             assert len(waved.stages) > 1
             assert cost(waved) == pytest.approx(cost(plain), rel=0.01)
-            assert replace(waved, stages=plain.stages) == plain
+            assert replace(waved, stages=plain.stages, lr=plain.lr) == plain
     with pytest.raises(ValueError, match="unknown variant 'no_jitter'; choose from deepinversion, deepdream, "):
         variant(LITE_IMAGENET, "no_jitter")
 

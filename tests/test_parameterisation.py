@@ -51,6 +51,18 @@ def test_waves_of_one_length_are_as_high_in_each_direction():
     assert 2 * heights[0] == pytest.approx(heights[1], rel=1e-3)
 
 
+def test_the_mean_moves_as_far_as_its_level_says():
+    """The longest wave swings by one amplitude to either side for itself and one for its mirror image."""
+    for level in (1.0, 0.4):
+        heights = []
+        for frequency in (0, 1):
+            waves = torch.zeros(1, 1, 16, 9, 2)
+            waves[0, 0, 0, frequency, 0] = 1
+            settings = replace(SETTINGS, level=level)
+            heights.append(values_of(Spectrum(waves, 16, Preprocessing((0.0,), (1.0,), 16), settings)).max().item())
+        assert heights[0] == pytest.approx(level * heights[1] / 2, rel=1e-4)
+
+
 @pytest.mark.parametrize("part", range(3))
 def test_a_part_of_the_spectrum_is_one_direction_of_colours(part):
     waves = torch.zeros(1, 3, 32, 17, 2)

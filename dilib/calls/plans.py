@@ -105,16 +105,17 @@ def plan_for(size: Size, method: str) -> Plan:
     return Plan(
         method,
         batch_size=16,
-        objective=Objective(alpha_tv=0.04, alpha_l2=0.0, alpha_f=LARGE_PULL, alpha_c=0.2),
+        objective=Objective(alpha_tv=0.06, alpha_l2=0.0, alpha_f=LARGE_PULL, alpha_c=0.2),
         schedule=_in_three_sizes(*sides(size)),
         teaching=teaching,
         first_layer=10.0,
         spectrum=SpectrumSettings(),
         views=0.3,
+        memory=0.9,
     )
 
 
 def _in_three_sizes(height: int, width: int) -> Schedule:
     """Large shapes first: most updates at a quarter and a half of the resolution, where they are cheap."""
     stages = (((height // 4, width // 4), 400), ((height // 2, width // 2), 300), (None, 90))
-    return Schedule(stages, lr=0.2, decay="cosine", jitter=round(30 * min(height, width) / 224), clip=True)
+    return Schedule(stages, lr=0.1, decay="cosine", jitter=round(30 * min(height, width) / 224), clip=True)

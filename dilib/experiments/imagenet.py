@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
 PARTS = 3  # of the gallery
-WHOLE = ("deepinversion", "deepdream", "waves_and_views")  # of which there are images of all classes
-VARIANTS = {  # each but the last differs from DeepInversion in one thing
+WHOLE = ("deepinversion", "deepdream", "pictures")  # of which there are images of all classes
+VARIANTS = {  # each but the last two differs from DeepInversion in one thing
     "deepinversion": "DeepInversion",
     "deepdream": "DeepDream",
     "no_prior": "no prior",
@@ -38,7 +38,9 @@ VARIANTS = {  # each but the last differs from DeepInversion in one thing
     "single_resolution": "one resolution",
     "waves": "begun as waves",
     "views": "random views",
+    "averages": "averaged statistics",
     "waves_and_views": "waves, random views",
+    "pictures": "all three, smoother",
 }
 
 
@@ -47,10 +49,15 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
     objective, (schedule,) = settings.objective, settings.schedules
     size, pixels = schedule.stages[-1][0], sum(updates * size**2 for size, updates in schedule.stages)
     single = replace(schedule, stages=((size, -(-pixels // size**2)),))
-    waves, views = {"spectrum": SpectrumSettings()}, {"views": 0.3}
+    waves, views, averages = {"spectrum": SpectrumSettings()}, {"views": 0.3}, {"memory": 0.9}
+    laid_out = schedule
     if len(schedule.stages) == 1:  # waves are for the first of several resolutions
-        stages = tuple((side, pixels // 2 // side**2) for side in (size // 4, size))
-        waves["schedules"] = (replace(schedule, stages=stages),)
+        laid_out = replace(schedule, stages=tuple((side, pixels // 2 // side**2) for side in (size // 4, size)))
+        waves["schedules"] = (laid_out,)
+    smoother = {
+        "schedules": (replace(laid_out, lr=schedule.lr / 2),),
+        "objective": replace(objective, alpha_tv=1.5 * objective.alpha_tv),
+    }
     changes = {
         "deepinversion": {},
         "deepdream": {"objective": replace(objective.deepdream(), alpha_tv=settings.deepdream_tv)},
@@ -61,7 +68,9 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
         "single_resolution": {"schedules": (single,)},
         "waves": waves,
         "views": views,
+        "averages": averages,
         "waves_and_views": waves | views,
+        "pictures": waves | views | averages | smoother,
     }
     if name not in changes:
         raise ValueError(f"unknown variant {name!r}; choose from {', '.join(VARIANTS)}")
@@ -79,19 +88,19 @@ def variants(settings: ImageNet) -> list[str]:
 def variant_cell(study: Study, name: str, seed: int = 0) -> Cell:
     """Images by one variant, and what their teacher and the other networks make of them.
 
-    Its samples are the images: DeepInversion's in full, after TILES snapshots of the first, those of waves and views in
-    full, others' at half the size.
+    Its samples are the images: DeepInversion's in full, after TILES snapshots of the first, those for pictures in full,
+    others' at half the size.
     """
     settings = _used(variant(study.scale.imagenet, name))
     return Cell(f"imagenet--{name}", settings, partial(_variant_metrics, study, name, seed), seed)
 
 
 def gallery_cells(study: Study) -> list[Cell]:
-    """The gallery in PARTS, each with a seed of its own: images by waves and views, and what the networks make of them.
+    """The gallery in PARTS, each with a seed of its own: images made for pictures, and what the networks make of them.
 
     Their samples are the images at half the size.
     """
-    whole = variant(study.scale.imagenet, "waves_and_views")
+    whole = variant(study.scale.imagenet, "pictures")
     parts = [replace(whole, classes=whole.gallery[part::PARTS]) for part in range(PARTS if whole.gallery else 0)]
     return [
         Cell("gallery", _used(each), partial(_gallery_metrics, study, each, part), part)
@@ -116,7 +125,7 @@ def _variant_metrics(study: Study, name: str, seed: int) -> dict:
     settings = variant(study.scale.imagenet, name)
     pool, pixels, seconds = _synthesised(study, settings, seed, VARIANTS[name])
     metrics = {**_judged(study, settings, pixels, torch.tensor(settings.classes)), "seconds": seconds}
-    if name == "waves_and_views":
+    if name == "pictures":
         return {**metrics, "samples": pixels}
     if name != "deepinversion":
         return {**metrics, "samples": resampled(pixels, pixels.shape[-1] // 2)}
@@ -164,7 +173,8 @@ def _synthesised(study: Study, settings: ImageNet, seed: int, label: str) -> tup
     """
     teacher = imagenet_classifier(settings.teacher, study.device, study.precision)
     parts = (settings.classes, settings.batch_size, settings.objective, settings.schedules, settings.first_layer)
-    pool = study.pool(Recipe(teacher, *parts, seed, spectrum=settings.spectrum, views=settings.views))
+    pictures = {name: getattr(settings, name) for name in PICTURES}
+    pool = study.pool(Recipe(teacher, *parts, seed, **pictures))
     batches = -(-len(settings.classes) // settings.batch_size)
     updates = [pool.recipe.schedule(index).updates() for index in range(batches)]
     snapshots, pixels, seconds = Snapshots(updates[0]), [], 0.0
