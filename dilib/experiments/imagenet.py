@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
 PARTS = 3  # of the gallery
-WHOLE = ("deepinversion", "deepdream", "pictures")  # of which there are images of all classes
-VARIANTS = {  # each but the last two differs from DeepInversion in one thing
+LONGER = 3
+WHOLE = ("deepinversion", "deepdream", "pictures", "longer")  # of which there are images of all classes
+VARIANTS = {  # each but the last three differs from DeepInversion in one thing
     "deepinversion": "DeepInversion",
     "deepdream": "DeepDream",
     "no_prior": "no prior",
@@ -41,11 +42,15 @@ VARIANTS = {  # each but the last two differs from DeepInversion in one thing
     "averages": "averaged statistics",
     "waves_and_views": "waves, random views",
     "pictures": "all three, smoother",
+    "longer": "three times as long",
 }
 
 
 def variant(settings: ImageNet, name: str) -> ImageNet:
-    """`settings` with what VARIANTS says changed, with as many pixels to update. Raises ValueError for another name."""
+    """`settings` with what VARIANTS says changed, with as many pixels to update, or LONGER times as many for "longer".
+
+    Raises ValueError for another name.
+    """
     objective, (schedule,) = settings.objective, settings.schedules
     size, pixels = schedule.stages[-1][0], sum(updates * size**2 for size, updates in schedule.stages)
     single = replace(schedule, stages=((size, -(-pixels // size**2)),))
@@ -54,10 +59,9 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
     if len(schedule.stages) == 1:  # waves are for the first of several resolutions
         laid_out = replace(schedule, stages=tuple((side, pixels // 2 // side**2) for side in (size // 4, size)))
         waves["schedules"] = (laid_out,)
-    smoother = {
-        "schedules": (replace(laid_out, lr=schedule.lr / 2),),
-        "objective": replace(objective, alpha_tv=1.5 * objective.alpha_tv),
-    }
+    smoother = replace(laid_out, lr=schedule.lr / 2)
+    longer = replace(smoother, stages=tuple((side, LONGER * updates) for side, updates in smoother.stages))
+    pictures = waves | views | averages | {"objective": replace(objective, alpha_tv=1.5 * objective.alpha_tv)}
     changes = {
         "deepinversion": {},
         "deepdream": {"objective": replace(objective.deepdream(), alpha_tv=settings.deepdream_tv)},
@@ -70,7 +74,8 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
         "views": views,
         "averages": averages,
         "waves_and_views": waves | views,
-        "pictures": waves | views | averages | smoother,
+        "pictures": pictures | {"schedules": (smoother,)},
+        "longer": pictures | {"schedules": (longer,)},
     }
     if name not in changes:
         raise ValueError(f"unknown variant {name!r}; choose from {', '.join(VARIANTS)}")
@@ -125,7 +130,7 @@ def _variant_metrics(study: Study, name: str, seed: int) -> dict:
     settings = variant(study.scale.imagenet, name)
     pool, pixels, seconds = _synthesised(study, settings, seed, VARIANTS[name])
     metrics = {**_judged(study, settings, pixels, torch.tensor(settings.classes)), "seconds": seconds}
-    if name == "pictures":
+    if name in ("pictures", "longer"):
         return {**metrics, "samples": pixels}
     if name != "deepinversion":
         return {**metrics, "samples": resampled(pixels, pixels.shape[-1] // 2)}
