@@ -43,6 +43,8 @@ FIGURES = {  # in the report's order; a file that is not there is left out
     "figure5_more": "Figure 5, continued.",
     "pictures": "The same classes, made to be looked at (not the paper's way).",
     "pictures_more": "The same, continued.",
+    "longer": "The same, made with three times the updates.",
+    "longer_more": "The same, continued.",
     "gallery_1": "A gallery: images made to be looked at, one of each class, not chosen.",
     "gallery_2": "The gallery, continued.",
     "gallery_3": "The gallery, continued.",
