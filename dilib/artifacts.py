@@ -116,7 +116,7 @@ def load_tensors(path: Path, card: dict | None = None) -> tuple[dict[str, Tensor
 
 
 def without_unset(settings: Mapping, optional: Iterable[str]) -> dict:
-    """The settings, the `optional` ones only where they are on: what they name keeps the name it had before them."""
+    """The settings, the `optional` ones only where they are on, so that what is older than these keeps its name."""
     return {name: value for name, value in settings.items() if value or name not in optional}
 
 

@@ -30,8 +30,8 @@ def check_not_negative(settings: object, *names: str) -> None:
             raise ValueError(f"{name} {value} is out of range; choose a finite number of at least 0")
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise ValueError unless this is a share from 0, which switches it off, to below 1."""
+def check_below_one(name: str, value: float) -> None:
+    """Raise ValueError unless this is from 0, which switches it off, to below 1."""
     if not 0 <= value < 1:
         raise ValueError(f"{name} {value} is out of range; choose from 0 (none) to below 1")
 

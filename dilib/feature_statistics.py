@@ -109,7 +109,7 @@ class MovingAverage:
         self._so_far: dict[tuple[str, str], Tensor] = {}
 
     def __call__(self, newest: FeatureStatistics) -> FeatureStatistics:
-        """The average with the newest statistics, which the first are themselves."""
+        """The average with the newest; the first statistics are their own average."""
         means, variances = (
             {layer: self._averaged((kind, layer), value) for layer, value in found.items()}
             for kind, found in (("mean", newest.means), ("variance", newest.variances))

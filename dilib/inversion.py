@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, StepLR
 
 from dilib import losses
-from dilib.checks import check_gradients, check_not_negative, check_positive, check_seed, check_share
+from dilib.checks import check_below_one, check_gradients, check_not_negative, check_positive, check_seed
 from dilib.classifier import Classifier, Preprocessing, Size, frozen_copy, sides
 from dilib.feature_statistics import FeatureStatistics, MovingAverage, Observed
 from dilib.parameterisation import Parameterisation, Pixels
@@ -208,12 +208,13 @@ def updates(
     in training that the images compete with. `start` (N, C, H, W) are earlier images of these labels, for the
     schedule's warm start. `image` is what is optimised, by default pixels that begin with noise or as `start`
     says, which are given as they are and not as a copy. With `views` every image is seen, at every update, from its own
-    distance and angle, drawn up to 1 ± `views` and ± `views` radians. With `memory` R_feature is of the batch's
-    statistics averaged over its updates, that share of them the earlier ones'. Raises ValueError for bad input at once.
+    distance and angle, drawn up to 1 ± `views` and ± `views` radians. With `memory` R_feature is of a moving
+    average of the batch's statistics over its updates, across resolutions, in which what was before weighs `memory`; on
+    a GPU such updates are not recorded as a graph. Raises ValueError for bad input at once.
     """
     check_seed(seed, bits=63)
-    check_share("views", views)
-    check_share("memory", memory)
+    check_below_one("views", views)
+    check_below_one("memory", memory)
     schedule = schedule.sized(teacher.preprocessing.size)
     if objective.alpha_f > 0:
         statistics = statistics or FeatureStatistics.from_batchnorm(teacher.network)
@@ -229,8 +230,12 @@ def updates(
         image = Pixels(noise if start is None else _blend(start.to(teacher.device), noise, schedule.warm_start))
     average = MovingAverage(memory) if memory else None
     terms_of = _terms(teacher, labels.to(teacher.device), objective, statistics, average, student)
-    graphed = 0 if average else schedule.updates()  # a graph would keep no averages
-    prepared = partial(_seeded, terms_of, seed) if random else partial(_graphed, terms_of, graphed)
+    if random:
+        prepared = partial(_seeded, terms_of, seed, itertools.count())
+    elif average:  # a graph would go on with the average as it was when it was recorded
+        prepared = partial(_plain, terms_of)
+    else:
+        prepared = partial(_graphed, terms_of, schedule.updates())
     return _optimise(prepared, image, teacher, objective, schedule, views, generator)
 
 
@@ -281,9 +286,14 @@ def _graphed(terms_of: Callable[[Tensor], Tensor], updates: int, images: Tensor)
     return torch.cuda.make_graphed_callables(terms_of, (torch.zeros_like(images).requires_grad_(),))
 
 
-def _seeded(terms_of: Callable[[Tensor], Tensor], seed: int, images: Tensor) -> Callable[[Tensor], Tensor]:
+def _plain(terms_of: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[Tensor], Tensor]:
+    return terms_of
+
+
+def _seeded(
+    terms_of: Callable[[Tensor], Tensor], seed: int, done: Iterator[int], images: Tensor
+) -> Callable[[Tensor], Tensor]:
     """For networks that draw random numbers in evaluation mode: the same ones, whoever draws others meanwhile."""
-    done = itertools.count()
 
     def seeded(view: Tensor) -> Tensor:
         with undisturbed((seed * UPDATE_SEEDS + next(done)) % 2**63):

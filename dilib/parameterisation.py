@@ -61,8 +61,8 @@ class SpectrumSettings:
     """How far from grey images begin, Adam's rate for their waves, and how strong a contrast these make.
 
     Waves of unit `deviation` add up to values of unit deviation, which are multiplied by `contrast` and go through a
-    sigmoid to become pixels. An image's mean moves at the rate of its longest wave times `level`: at as high a rate a
-    batch would split into dark images and bright ones, as the cheapest way to the deviation that statistics ask for.
+    sigmoid to become pixels. An image's mean moves at the rate of its longest wave times `level`: at the full rate
+    a batch splits into dark and bright images, the cheapest way to the variance that the statistics ask for.
     """
 
     deviation: float = 0.5

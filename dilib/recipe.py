@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from dilib import amortised
 from dilib.amortised import AmortisedSettings, Start
 from dilib.artifacts import fingerprint, fingerprint_of, plain, without_unset
-from dilib.checks import check_seed, check_share
+from dilib.checks import check_below_one, check_seed
 from dilib.classifier import Classifier
 from dilib.feature_statistics import FeatureStatistics
 from dilib.inversion import Inversion, Objective, Schedule, balanced_labels, invert
 from dilib.parameterisation import Spectrum, SpectrumSettings
 
-PICTURES = ("spectrum", "views", "memory")  # settings of large images, which older results had not
-OPTIONAL = ("warm_up", "shared_start", *PICTURES)  # and those that older pools had not
+FOR_PICTURES = ("spectrum", "views", "memory")  # settings that results had not before there were any
+OPTIONAL = ("warm_up", "shared_start", *FOR_PICTURES)  # and pools
 BATCH_SEEDS = 1_000_000  # batch i of a pool with seed s starts from noise with seed s·BATCH_SEEDS + i
 
 
@@ -69,8 +69,8 @@ class Recipe:
             raise ValueError("a spectrum is where images begin; set the shared start to None and warm_start to 0")
         if self.spectrum and any(len(schedule.stages) < 2 for schedule in self.schedules):
             raise ValueError("a spectrum lays images out, which end as pixels; give schedules of two stages or more")
-        check_share("views", self.views)
-        check_share("memory", self.memory)
+        check_below_one("views", self.views)
+        check_below_one("memory", self.memory)
         if self.shared_start and any(schedule.warm_start for schedule in self.schedules):
             raise ValueError("a shared start leaves no place for the schedule's warm_start; set that to 0")
 
@@ -156,5 +156,5 @@ class Recipe:
         stored = self.statistics or FeatureStatistics.from_batchnorm(self.teacher.network, first=self.first_layer)
         competes = self.rival and index >= self.warm_up
         student = self.rival.network if competes else None
-        layout = {"views": self.views, "memory": self.memory}
-        return {"statistics": stored, "student": student, **layout, "seed": self.batch_seed(index)}
+        how = {"views": self.views, "memory": self.memory}
+        return {"statistics": stored, "student": student, **how, "seed": self.batch_seed(index)}

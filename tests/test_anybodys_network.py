@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
-from dilib import networks
+from dilib import inversion, networks
 from dilib.classifier import Classifier, Preprocessing, head_of
 from dilib.compression.pruning import coupled
 from dilib.compression.quantization import quantized
@@ -400,6 +400,13 @@ def test_a_network_that_draws_random_numbers_makes_the_same_images_and_disturbs_
     torch.rand(5)
     assert torch.equal(invert(teacher, [1, 2], DI, schedule).images, first)
     assert not torch.equal(invert(teacher, [1, 2], DI, schedule, seed=1).images, first)
+
+
+def test_a_network_that_draws_random_numbers_draws_others_at_every_update(monkeypatch):
+    seeds, undisturbed = [], inversion.undisturbed
+    monkeypatch.setattr(inversion, "undisturbed", lambda seed: seeds.append(seed) or undisturbed(seed))
+    invert(Classifier(Noisy().eval(), of_size(16)), [1, 2], DI, Schedule(((8, 2), (None, 3))), memory=0.5)
+    assert len(seeds) == len(set(seeds)) == 5
 
 
 @pytest.mark.parametrize("size", [24, (24, 40)])

@@ -144,7 +144,7 @@ def test_what_a_folder_holds_is_not_taken_for_something_else(teacher, smaller, b
         lambda: dilib.distill(teacher, smaller, tmp_path, updates=4),
         lambda: dilib.make_images(teacher, tmp_path / "images-alone", 8),
     ):
-        with pytest.raises(ValueError, match="holds a run with the plan of another version of dilib; choose"):
+        with pytest.raises(ValueError, match="holds a run with settings of another version of dilib; choose"):
             call()
 
 
@@ -267,7 +267,7 @@ def test_a_changed_network_by_other_settings_is_not_this_ones(teacher, tmp_path,
     CHANGED[call](teacher, images, tmp_path)
     CHANGED[call](teacher, images, tmp_path)
     monkeypatch.setattr(f"dilib.calls.{setting}", value)
-    with pytest.raises(ValueError, match="holds a run with the plan of another version of dilib; choose"):
+    with pytest.raises(ValueError, match="holds a run with settings of another version of dilib; choose"):
         CHANGED[call](teacher, images, tmp_path)
 
 

@@ -7,10 +7,20 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
+from dilib.calls import plans
+from dilib.classifier import Classifier, Preprocessing
 from dilib.data import imagenet_validation
 from dilib.evaluation import inception_score
 from dilib.experiments import imagenet
-from dilib.experiments.imagenet import VARIANTS, Snapshots, colours_by_class, mean_colours, variant
+from dilib.experiments.imagenet import (
+    LONGER,
+    VARIANTS,
+    Snapshots,
+    colours_by_class,
+    longest_first,
+    mean_colours,
+    variant,
+)
 from dilib.inversion import Schedule
 from dilib.pool import save_pictures
 from dilib.study.cells import Study
@@ -28,7 +38,7 @@ def cost(schedule):
     return sum(updates * size**2 for size, updates in schedule.stages)
 
 
-def test_variants_leave_out_what_they_say_at_equal_cost():
+def test_variants_change_what_they_say_at_the_cost_they_say():
     base = flat(LITE_IMAGENET)
     changed = {
         name: {key for key, value in flat(variant(LITE_IMAGENET, name)).items() if value != base[key]}
@@ -51,18 +61,29 @@ def test_variants_leave_out_what_they_say_at_equal_cost():
     }
     (schedule,) = LITE_IMAGENET.schedules
     for name in VARIANTS:
-        times = 3 if name == "longer" else 1
+        times = LONGER if name == "longer" else 1
         assert [cost(made) for made in variant(LITE_IMAGENET, name).schedules] == pytest.approx(
             [times * cost(schedule)] * len(variant(LITE_IMAGENET, name).schedules), rel=0.01
         )
     for scale in SCALES.values():
-        for name in ("waves", "waves_and_views", "pictures"):
+        for name, times in {"waves": 1, "waves_and_views": 1, "pictures": 1, "longer": LONGER}.items():
             (plain,), (waved,) = scale.imagenet.schedules, variant(scale.imagenet, name).schedules
             assert len(waved.stages) > 1
-            assert cost(waved) == pytest.approx(cost(plain), rel=0.01)
+            assert cost(waved) == pytest.approx(times * cost(plain), rel=0.01)
             assert replace(waved, stages=plain.stages, lr=plain.lr) == plain
+    assert longest_first(LITE_IMAGENET)[0] == "longer"
     with pytest.raises(ValueError, match="unknown variant 'no_jitter'; choose from deepinversion, deepdream, "):
         variant(LITE_IMAGENET, "no_jitter")
+
+
+def test_the_calls_make_their_pictures_as_the_study_does():
+    ours, plan = variant(LITE_IMAGENET, "pictures"), plans.plan_for(224, "deepinversion")
+    recipe = plan.recipe(Classifier(torch.nn.Identity(), Preprocessing((0.0,), (1.0,), 224)), (0, 1), 0)
+    for made in (plan, recipe):
+        assert (made.spectrum, made.views, made.memory) == (ours.spectrum, ours.views, ours.memory)
+        assert made.objective.alpha_tv == pytest.approx(ours.objective.alpha_tv)
+    assert plan.schedule.lr == ours.schedules[0].lr
+    assert [updates for _, updates in plan.schedule.stages] == [updates for _, updates in ours.schedules[0].stages]
 
 
 def test_snapshots_are_ten_and_end_with_the_last_update():

@@ -147,8 +147,8 @@ def test_views_are_drawn_from_the_seed_and_leave_the_images_as_they_are(teacher)
         invert(teacher, LABELS, OBJECTIVE.deepinversion(), still, views=1.5)
 
 
-def test_with_memory_r_feature_is_of_statistics_averaged_over_updates(teacher, monkeypatch):
-    """Images that stand still, whose views alone differ: of the average they are nearer to each other."""
+def test_with_memory_r_feature_is_of_statistics_averaged_over_updates(teacher):
+    """Images stand still and only their views differ: R_feature varies less by averaged statistics."""
     still = replace(SHORT, stages=((32, 40),), lr=1e-9, jitter=0, flip=False)
     spread, first = [], []
     for memory in (0.0, 0.9):

@@ -93,6 +93,8 @@ def test_a_pool_s_images_begin_as_waves_where_its_recipe_says_so(teacher):
     begun = [replace(recipe, schedules=brief).make(0).images for recipe in (waved, plain)]
     waves, noise = ((images.diff(dim=3).square().mean() / images.var()).item() for images in begun)
     assert waves < noise / 2, "neighbouring pixels are alike"
+    for name in ("views", "memory"):  # reach the images
+        assert not torch.equal(replace(plain, **{name: 0.3}).make(0).history[1:], plain.make(0).history[1:])
     assert "spectrum" not in plain.card
     assert waved.card["spectrum"] == vars(SpectrumSettings())
     with pytest.raises(ValueError, match="give schedules of two stages or more"):

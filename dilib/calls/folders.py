@@ -13,7 +13,7 @@ OTHERS = {  # which go by digests
     "teacher": "another teacher",
     "student": "another student",
     "images": "other images",
-    "plan": "the plan of another version of dilib",
+    "plan": "settings of another version of dilib",
 }
 
 

@@ -77,12 +77,12 @@ def checked_learner(teacher: Classifier, student: nn.Module, classes: int) -> nn
     return student
 
 
-def identity(teacher: Classifier, plan) -> dict:
+def identity(teacher: Classifier, settings: object) -> dict:
     """What tells a teacher, and the settings that nobody had to choose, apart from others in a folder."""
     return {
         "teacher": fingerprint(teacher.network),
         "preprocessing": plain(teacher.preprocessing),
-        "plan": digest(plain(plan)),
+        "plan": digest(plain(settings)),
     }
 
 

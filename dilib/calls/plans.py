@@ -8,7 +8,7 @@ from dilib.classifier import Classifier, Size, sides
 from dilib.distillation import DistillationSettings, StreamSettings
 from dilib.inversion import SMALL, Objective, Schedule
 from dilib.parameterisation import SpectrumSettings
-from dilib.recipe import PICTURES, Recipe, Rival
+from dilib.recipe import FOR_PICTURES, Recipe, Rival
 
 METHODS = ("amortised", "deepinversion", "adaptive")
 # α_f · R_feature of images that nothing was done to yet, by what was found to serve VGG-11-BN on CIFAR-10, where such
@@ -38,8 +38,8 @@ class Plan:
     memory: float = 0.0
 
     def settings(self) -> dict:
-        """All of it as JSON would hold it."""
-        return without_unset(plain(self), PICTURES)
+        """All of it as JSON would hold it, without what is for pictures alone and off."""
+        return without_unset(plain(self), FOR_PICTURES)
 
     def fitted(self, distance: float) -> "Plan":
         """The plan for a network whose untouched images have this R_feature: it grows with layers and channels."""

@@ -14,11 +14,12 @@ from dilib.classifier import resampled
 from dilib.data import imagenet_validation
 from dilib.downloads import Unreachable
 from dilib.evaluation import inception_score, top1
+from dilib.inversion import Schedule
 from dilib.networks import IMAGENET_CLASSES, imagenet_classifier
 from dilib.parameterisation import SpectrumSettings
 from dilib.pool import ImagePool, save_contact_sheet, save_pictures
 from dilib.progress import bar
-from dilib.recipe import PICTURES, Recipe
+from dilib.recipe import FOR_PICTURES, Recipe
 from dilib.study.cells import TILES, Cell, Study
 from dilib.study.scales.settings import ImageNet
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 PROGRESS = "progress.safetensors"  # in a pool's folder: the first image along its updates
 PARTS = 3  # of the gallery
-LONGER = 3
+LONGER = 3  # times the updates
 WHOLE = ("deepinversion", "deepdream", "pictures", "longer")  # of which there are images of all classes
 VARIANTS = {  # each but the last three differs from DeepInversion in one thing
     "deepinversion": "DeepInversion",
@@ -41,8 +42,8 @@ VARIANTS = {  # each but the last three differs from DeepInversion in one thing
     "views": "random views",
     "averages": "averaged statistics",
     "waves_and_views": "waves, random views",
-    "pictures": "all three, smoother",
-    "longer": "three times as long",
+    "pictures": "waves, views, averages, smoother",
+    "longer": "the same, three times the updates",
 }
 
 
@@ -52,7 +53,7 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
     Raises ValueError for another name.
     """
     objective, (schedule,) = settings.objective, settings.schedules
-    size, pixels = schedule.stages[-1][0], sum(updates * size**2 for size, updates in schedule.stages)
+    size, pixels = schedule.stages[-1][0], _pixels(schedule)
     single = replace(schedule, stages=((size, -(-pixels // size**2)),))
     waves, views, averages = {"spectrum": SpectrumSettings()}, {"views": 0.3}, {"memory": 0.9}
     laid_out = schedule
@@ -84,10 +85,21 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
     return replace(settings, **changes[name])
 
 
+def _pixels(schedule: Schedule) -> int:
+    """How many pixels are updated for one image."""
+    return sum(updates * size**2 for size, updates in schedule.stages)
+
+
 def variants(settings: ImageNet) -> list[str]:
     """Those of VARIANTS that change something in `settings`."""
     same = {name: replace(variant(settings, name), classes=settings.classes) == settings for name in VARIANTS}
     return [name for name in VARIANTS if name == "deepinversion" or not same[name]]
+
+
+def longest_first(settings: ImageNet) -> list[str]:
+    """Its variants by what they cost, so that no core waits for another at the end."""
+    made = {name: variant(settings, name) for name in variants(settings)}
+    return sorted(made, key=lambda name: -len(made[name].classes) * _pixels(made[name].schedules[0]))
 
 
 def variant_cell(study: Study, name: str, seed: int = 0) -> Cell:
@@ -117,7 +129,7 @@ def _used(settings: ImageNet) -> dict:
     """The settings that images depend on."""
     unused = {"transfer", "deepdream_tv", "alpha_c", "gallery"}
     used = {name: value for name, value in vars(settings).items() if name not in unused}
-    return {"imagenet": without_unset(used, PICTURES)}
+    return {"imagenet": without_unset(used, FOR_PICTURES)}
 
 
 def _gallery_metrics(study: Study, settings: ImageNet, seed: int) -> dict:
@@ -178,7 +190,7 @@ def _synthesised(study: Study, settings: ImageNet, seed: int, label: str) -> tup
     """
     teacher = imagenet_classifier(settings.teacher, study.device, study.precision)
     parts = (settings.classes, settings.batch_size, settings.objective, settings.schedules, settings.first_layer)
-    pictures = {name: getattr(settings, name) for name in PICTURES}
+    pictures = {name: getattr(settings, name) for name in FOR_PICTURES}
     pool = study.pool(Recipe(teacher, *parts, seed, **pictures))
     batches = -(-len(settings.classes) // settings.batch_size)
     updates = [pool.recipe.schedule(index).updates() for index in range(batches)]

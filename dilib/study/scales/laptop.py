@@ -44,7 +44,7 @@ CLASSES = (1, 417, 71, 779, 130, 402, 292, 555, 22, 852, 88, 817)
 CLASSES += (9, 920, 33, 340, 84, 388, 94, 281, 145, 207, 309, 323)
 # Brown bear, quill, trolleybus, cheeseburger, cup, volcano, daisy, cardoon: the paper's Fig. 6; catamaran: its Fig. 5.
 FIGURES = (294, 749, 874, 933, 968, 980, 985, 946, 484)
-TRIED = (13, 107, 235, 386, 430, 511, 604, 671, 751, 879, 945, 973)  # which a spectrum's settings were chosen by
+TRIED = (13, 107, 235, 386, 430, 511, 604, 671, 751, 879, 945, 973)  # by which settings for pictures were chosen
 GALLERY = tuple(each for each in dict.fromkeys((*CLASSES, *FIGURES, *range(5, 1000, 13))) if each not in TRIED)[:108]
 LITE_IMAGENET = settings.ImageNet(
     teacher="efficientnet_lite0",
