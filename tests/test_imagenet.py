@@ -76,6 +76,23 @@ def test_variants_change_what_they_say_at_the_cost_they_say():
         variant(LITE_IMAGENET, "no_jitter")
 
 
+def test_the_readme_s_picture_is_captioned_from_its_cell(tmp_path):
+    assert imagenet.captioned(tmp_path) == ""
+    study = Study.open("laptop", "imagenet", tmp_path / "results", tmp_path / "artifacts")
+    asked, top1 = (
+        imagenet.variant_cell(study, "longer"),
+        {"efficientnet_lite1": 100 * 23 / 24, "efficientnet_lite2": 87.5},
+    )
+    study.result(replace(asked, work=lambda: {"top1": top1, "seconds": 24 * 41.2}))
+    words = " ".join(imagenet.captioned(tmp_path / "results").split())
+    for said in (
+        "12 images at 224×224, made from a classifier: goldfish,",
+        "12 of 24, 41 seconds",
+        "recognise 23 and 21.",
+    ):
+        assert said in words
+
+
 def test_the_calls_make_their_pictures_as_the_study_does():
     ours, plan = variant(LITE_IMAGENET, "pictures"), plans.plan_for(224, "deepinversion")
     recipe = plan.recipe(Classifier(torch.nn.Identity(), Preprocessing((0.0,), (1.0,), 224)), (0, 1), 0)

@@ -74,7 +74,12 @@ def test_what_the_readme_says_is_the_cells(tmp_path):
         report._table(pd.DataFrame([own_network.row(cell)])).split()
     )
     assert (own_network.ten_lines([]), report._table(pd.DataFrame())) == ("", "")
-    for page, name in (("README.md", "ten lines"), ("docs/own-network.md", "own"), ("docs/own-network.md", "own 224")):
+    for page, name in (
+        ("README.md", "ten lines"),
+        ("README.md", "picture"),
+        ("docs/own-network.md", "own"),
+        ("docs/own-network.md", "own 224"),
+    ):
         begin, end = report.marks(name)
         assert begin in (ROOT / page).read_text().partition(end)[0]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dilib.artifacts import write_atomically
-from dilib.experiments import own_network, own_network_224, step_times, students_so_far
+from dilib.experiments import imagenet, own_network, own_network_224, step_times, students_so_far
 from dilib.study import page, setting_table
 from dilib.study.overview import overview, studies, summaries
 from dilib.study.tables import markdown
@@ -51,6 +51,7 @@ def _write(results: Path, readme: Path | None) -> None:
         own, larger = own_network.finished(results), _table(pd.DataFrame(own_network_224.rows(results)))
         said = summaries(found) | {
             "ten lines": own_network.ten_lines(own),
+            "picture": imagenet.captioned(results),
             "own": _table(pd.DataFrame(map(own_network.row, own))),
             "own 224": larger and f"{textwrap.fill(own_network_224.WORDS, 140)}\n\n{larger}",
             "students": _table(students_so_far.table(results)) or "None: every study has its table.",

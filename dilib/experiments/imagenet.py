@@ -1,14 +1,17 @@
 """Tables 2 and 3: images from an ImageNet classifier, judged by networks that did not make them. Sec. 4.2."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dilib import networks
 from dilib.artifacts import load_tensors, save_tensors, without_unset
 from dilib.classifier import resampled
 from dilib.data import imagenet_validation
@@ -20,7 +23,7 @@ from dilib.parameterisation import SpectrumSettings
 from dilib.pool import ImagePool, save_contact_sheet, save_pictures
 from dilib.progress import bar
 from dilib.recipe import FOR_PICTURES, Recipe
-from dilib.study.cells import TILES, Cell, Study
+from dilib.study.cells import TILES, Cell, Study, read_cell
 from dilib.study.scales.settings import ImageNet
 
 if TYPE_CHECKING:
@@ -248,6 +251,27 @@ def _judged(study: Study, settings: ImageNet, pixels: Tensor, labels: Tensor) ->
         if name == settings.scorer:
             found["inception_score"] = inception_score(logits)
     return found
+
+
+def captioned(results: Path) -> str:
+    """README's picture with its caption, from the cell that its images are in; "" where there is none."""
+    folder = results / "laptop" / "imagenet"
+    path = folder / "cells" / "imagenet--longer--seed0.json"
+    if not path.exists():
+        return ""
+    cell = read_cell(path)
+    settings, metrics = cell["settings"]["imagenet"], cell["metrics"]
+    classes = [IMAGENET_CLASSES[label] for label in settings["classes"]]
+    named = [round(metrics["top1"][judge] * len(classes) / 100) for judge in settings["judges"]]
+    picture = f"![{len(classes) // 2} images at 224×224, made from a classifier: {', '.join(classes[:4])}, …]"
+    words = (
+        f"*ImageNet classes as {networks.title(settings['teacher'])} remembers them, not chosen: the first "
+        f"{len(classes) // 2} of {len(classes)}, {cell['seconds'] / len(classes):.0f} seconds of one CPU core each. In "
+        f"brackets, how many of {len(named)} related networks recognise the class; of all {len(classes)} they "
+        f"recognise {' and '.join(map(str, named))}. They are made to be looked at, not the paper's way: "
+        "[07_imagenet](notebooks/07_imagenet.ipynb) has both.*"
+    )
+    return f"{picture}({results.name}/laptop/imagenet/longer.png)\n\n{textwrap.fill(words, 140)}"
 
 
 def mean_colours(images: Tensor) -> list[list[float]]:
