@@ -97,8 +97,9 @@ def save(figure: Figure, path: Path, most: int = 300_000) -> None:
 
 
 def _palette_png(picture: Image.Image) -> bytes:
-    encoded = io.BytesIO()
-    picture.quantize(256).save(encoded, "png", optimize=True)
+    encoded, palette = io.BytesIO(), picture.quantize(256)
+    dithered = picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)  # no bands in smooth places
+    dithered.save(encoded, "png", optimize=True)
     return encoded.getvalue()
 
 
