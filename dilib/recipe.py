@@ -16,8 +16,8 @@ from dilib.feature_statistics import FeatureStatistics
 from dilib.inversion import Inversion, Objective, Schedule, balanced_labels, invert
 from dilib.parameterisation import Spectrum, SpectrumSettings
 
-FOR_PICTURES = ("spectrum", "views", "memory")  # settings that results had not before there were any
-OPTIONAL = ("warm_up", "shared_start", *FOR_PICTURES)  # and pools
+FOR_PICTURES = ("spectrum", "views", "memory")  # left out where they are off, so that older results keep their names
+OPTIONAL = ("warm_up", "shared_start", *FOR_PICTURES)  # likewise, in pools' cards
 BATCH_SEEDS = 1_000_000  # batch i of a pool with seed s starts from noise with seed s·BATCH_SEEDS + i
 
 

@@ -9,7 +9,7 @@ import torch
 
 from dilib.calls import plans
 from dilib.commands import report
-from dilib.experiments import own_network, own_network_224, resnet20
+from dilib.experiments import imagenet, own_network, own_network_224, resnet20
 from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import OwnNetwork
 
@@ -82,6 +82,7 @@ def test_what_the_readme_says_is_the_cells(tmp_path):
     ):
         begin, end = report.marks(name)
         assert begin in (ROOT / page).read_text().partition(end)[0]
+    assert imagenet.captioned(ROOT / "results") in (ROOT / "README.md").read_text()
 
 
 def test_a_large_network_s_calls_become_a_row(tmp_path):

@@ -23,7 +23,7 @@ from dilib.pool import PoolDataset
 from dilib.progress import bar
 
 KEPT = "kept.safetensors"
-STEPS = 40  # in which filters go
+STEPS = 40  # of removal, about
 
 
 def prune(

@@ -46,7 +46,7 @@ VARIANTS = {  # each but the last three differs from DeepInversion in one thing
     "averages": "averaged statistics",
     "waves_and_views": "waves, random views",
     "pictures": "waves, views, averages, smoother",
-    "longer": "the same, three times the updates",
+    "longer": "all of it, longer",
 }
 
 
@@ -262,14 +262,16 @@ def captioned(results: Path) -> str:
     cell = read_cell(path)
     settings, metrics = cell["settings"]["imagenet"], cell["metrics"]
     classes = [IMAGENET_CLASSES[label] for label in settings["classes"]]
+    each, device = cell["seconds"] / len(classes), cell["device"].replace(" 1 threads", " one thread")
     named = [round(metrics["top1"][judge] * len(classes) / 100) for judge in settings["judges"]]
     picture = f"![{len(classes) // 2} images at 224×224, made from a classifier: {', '.join(classes[:4])}, …]"
     words = (
         f"*ImageNet classes as {networks.title(settings['teacher'])} remembers them, not chosen: the first "
-        f"{len(classes) // 2} of {len(classes)}, {cell['seconds'] / len(classes):.0f} seconds of one CPU core each. In "
+        f"{len(classes) // 2} of {len(classes)}, {each:.0f} seconds each ({device}). In "
         f"brackets, how many of {len(named)} related networks recognise the class; of all {len(classes)} they "
-        f"recognise {' and '.join(map(str, named))}. They are made to be looked at, not the paper's way: "
-        "[07_imagenet](notebooks/07_imagenet.ipynb) has both.*"
+        f"recognise {' and '.join(map(str, named))}. They are made to be looked at, not the paper's way, in {LONGER} "
+        "times the updates of `dilib.make_images`, which takes more `minutes`, too: "
+        "[07_imagenet](notebooks/07_imagenet.ipynb) has all three.*"
     )
     return f"{picture}({results.name}/laptop/imagenet/longer.png)\n\n{textwrap.fill(words, 140)}"
 
