@@ -14,6 +14,7 @@ from dilib.experiments import (
     imagenet,
     own_network,
     own_network_224,
+    own_student_224,
     pruned_networks,
     quantization,
     table1_transfer,
@@ -150,6 +151,7 @@ def _quantized(study: Study, seed: int, *_) -> Iterator[Cell]:
 def _own_network(study: Study, seed: int, *_) -> Iterator[Cell]:
     yield from own_network.cells(study, seed)
     yield from own_network_224.cells(study, seed)
+    yield from own_student_224.cells(study, seed)
 
 
 def _choices(study: Study, seed: int, *_) -> Iterator[Cell]:
