@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -252,12 +253,18 @@ def _resized(split: Split, size: int) -> Split:
     return Split(pixels.round().clamp(0, 255).to(torch.uint8), split.labels)
 
 
-def _digits() -> tuple[Split, Split, list[str]]:
-    from sklearn.datasets import load_digits
+def _of_scikit_learn(file: str) -> Path:
+    """One of the data files that come with scikit-learn, which itself takes seconds to import."""
+    package = find_spec("sklearn")
+    if package is None:
+        raise Unreachable("the digits and photographs come with scikit-learn; get it by pip install scikit-learn")
+    return Path(package.origin).parent / "datasets" / file
 
-    bunch = load_digits()
-    pixels = torch.from_numpy((bunch.images * 255 / 16).round().astype(np.uint8)).unsqueeze(1)
-    labels = torch.from_numpy(bunch.target).long()
+
+def _digits() -> tuple[Split, Split, list[str]]:
+    table = torch.from_numpy(np.loadtxt(_of_scikit_learn("data/digits.csv.gz"), delimiter=","))  # 0 to 16, and labels
+    pixels = (table[:, :-1] * 255 / 16).round().to(torch.uint8).reshape(-1, 1, 8, 8)
+    labels = table[:, -1].long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     test, train = order[:297], order[297:]
     return Split(pixels[train], labels[train]), Split(pixels[test], labels[test]), [str(i) for i in range(10)]
@@ -265,10 +272,9 @@ def _digits() -> tuple[Split, Split, list[str]]:
 
 def _photographs(size: int, mode: str, cache: Path) -> tuple[Split, Split, list[str]]:
     """Square crops at random of scikit-learn's two photographs, tests from their right-hand quarter."""
-    from sklearn.datasets import load_sample_images
-
-    bunch = load_sample_images()
-    pictures = [Image.fromarray(picture).convert(mode) for picture in bunch.images]
+    names = ["china", "flower"]
+    files = (_of_scikit_learn(f"images/{name}.jpg") for name in names)
+    pictures = [Image.open(file).convert("RGB").convert(mode) for file in files]
 
     def crops(seed: int, count: int, left: float, right: float) -> Iterator[np.ndarray]:
         random = np.random.default_rng(seed)
@@ -286,7 +292,7 @@ def _photographs(size: int, mode: str, cache: Path) -> tuple[Split, Split, list[
         pixels = mapped(target, (count, channels, size, size), lambda: crops(seed, *how))
         return Split(pixels, torch.arange(count) % len(pictures))
 
-    return split(0, 10_000, 0.0, 0.75), split(1, 1_000, 0.75, 1.0), [Path(name).stem for name in bunch.filenames]
+    return split(0, 10_000, 0.0, 0.75), split(1, 1_000, 0.75, 1.0), names
 
 
 def _fashion_mnist(folder: Path) -> tuple[Split, Split, list[str]]:

@@ -65,4 +65,7 @@ def kernels(process):
 
 
 def workers(process):
-    return descendants(process, "spawn_main")
+    """Spawned ones, or those that the fork server has forked, whose command is the server's."""
+    servers = descendants(process, "multiprocessing.forkserver")
+    forked = [each for server in servers for each in descendants(server.pid, "multiprocessing.forkserver")]
+    return forked + descendants(process, "spawn_main")

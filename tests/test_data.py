@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
 
 from dilib import data, downloads
 from dilib.commands import reproduce
@@ -33,6 +34,18 @@ def test_digits_are_whole_and_normalised():
     assert abs(images.mean()) < 1e-2
     assert abs(images.std() - 1) < 1e-2
     assert torch.equal(digits.preprocessing.to_pixels(images), digits.train.pixels)
+
+
+def test_scikit_learn_s_files_are_read_as_it_reads_them():
+    bunch, (train, test, _) = load_digits(), data._digits()
+    images = torch.from_numpy(bunch.images * 255 / 16).round().to(torch.uint8)
+    pixels, labels = (torch.cat([getattr(part, kind) for part in (test, train)]) for kind in ("pixels", "labels"))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(pixels[order.argsort(), 0], images)
+    assert labels[order.argsort()].tolist() == bunch.target.tolist()
+    for name, picture in zip(("china", "flower"), load_sample_images().images, strict=True):
+        with Image.open(data._of_scikit_learn(f"images/{name}.jpg")) as read:
+            assert np.array_equal(np.asarray(read.convert("RGB")), picture)
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])

@@ -79,6 +79,7 @@ def test_what_the_readme_says_is_the_cells(tmp_path):
         ("README.md", "picture"),
         ("docs/own-network.md", "own"),
         ("docs/own-network.md", "own 224"),
+        ("docs/own-network.md", "own student 224"),
     ):
         begin, end = report.marks(name)
         assert begin in (ROOT / page).read_text().partition(end)[0]

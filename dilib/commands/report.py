@@ -8,7 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from dilib.artifacts import write_atomically
-from dilib.experiments import imagenet, own_network, own_network_224, step_times, students_so_far
+from dilib.experiments import (
+    imagenet,
+    own_network,
+    own_network_224,
+    own_student_224,
+    step_times,
+    students_so_far,
+)
 from dilib.study import page, setting_table
 from dilib.study.overview import overview, studies, summaries
 from dilib.study.tables import markdown
@@ -48,12 +55,13 @@ def _write(results: Path, readme: Path | None) -> None:
     for executed in (path for each in found for path in (each.folder / "notebooks").glob("*.ipynb")):
         write_atomically(executed.with_suffix(".html"), page.notebook_page(executed).encode())
     if readme:
-        own, larger = own_network.finished(results), _table(pd.DataFrame(own_network_224.rows(results)))
+        own = own_network.finished(results)
         said = summaries(found) | {
             "ten lines": own_network.ten_lines(own),
             "picture": imagenet.captioned(results),
             "own": _table(pd.DataFrame(map(own_network.row, own))),
-            "own 224": larger and f"{textwrap.fill(own_network_224.WORDS, 140)}\n\n{larger}",
+            "own 224": _explained(own_network_224.WORDS, own_network_224.rows(results)),
+            "own student 224": _explained(own_student_224.WORDS, own_student_224.rows(results)),
             "students": _table(students_so_far.table(results)) or "None: every study has its table.",
         }
         for path, text in texts.items():
@@ -64,6 +72,11 @@ def _write(results: Path, readme: Path | None) -> None:
 def _table(rows: pd.DataFrame) -> str:
     """Rows as Markdown; "" where there are none."""
     return markdown(rows.round(1).fillna(""), index=False) if len(rows) else ""
+
+
+def _explained(words: str, rows: list[dict]) -> str:
+    """What a table shows, and the table; "" where it has no rows."""
+    return rows and f"{textwrap.fill(words, 140)}\n\n{_table(pd.DataFrame(rows))}"
 
 
 def marks(name: str) -> tuple[str, str]:

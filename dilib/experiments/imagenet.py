@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dilib import networks
 from dilib.artifacts import load_tensors, save_tensors, without_unset
+from dilib.calls.plans import MEMORY, VIEWS
 from dilib.classifier import resampled
 from dilib.data import imagenet_validation
 from dilib.downloads import Unreachable
@@ -58,7 +59,7 @@ def variant(settings: ImageNet, name: str) -> ImageNet:
     objective, (schedule,) = settings.objective, settings.schedules
     size, pixels = schedule.stages[-1][0], _pixels(schedule)
     single = replace(schedule, stages=((size, -(-pixels // size**2)),))
-    waves, views, averages = {"spectrum": SpectrumSettings()}, {"views": 0.3}, {"memory": 0.9}
+    waves, views, averages = {"spectrum": SpectrumSettings()}, {"views": VIEWS}, {"memory": MEMORY}
     laid_out = schedule
     if len(schedule.stages) == 1:  # waves are for the first of several resolutions
         laid_out = replace(schedule, stages=tuple((side, pixels // 2 // side**2) for side in (size // 4, size)))
@@ -271,7 +272,7 @@ def captioned(results: Path) -> str:
         f"brackets, how many of {len(named)} related networks recognise the class; of all {len(classes)} they "
         f"recognise {' and '.join(map(str, named))}. They are made to be looked at, not the paper's way, in {LONGER} "
         "times the updates of `dilib.make_images`, which takes more `minutes`, too: "
-        "[07_imagenet](notebooks/07_imagenet.ipynb) has all three.*"
+        "[07_imagenet](notebooks/07_imagenet.ipynb) has all three ways.*"
     )
     return f"{picture}({results.name}/laptop/imagenet/longer.png)\n\n{textwrap.fill(words, 140)}"
 

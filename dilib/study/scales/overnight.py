@@ -14,7 +14,7 @@ SCHEDULE = Schedule(((32, 150),), lr=0.1, decay="cosine", jitter=4)
 SCALE = replace(
     PAPER,
     name="overnight",
-    notebooks=("01_teachers", "02_table1_transfer", "03_table8_statistics", "14_amortised"),
+    notebooks=("01_teachers", "02_table1_transfer", "03_table8_statistics", "14_amortised", "12_your_own_network"),
     # VGG-11-BN, whose epochs are short, learns more slowly.
     training=dict.fromkeys((*TEACHERS, JUDGE), TrainingSettings(epochs=50, shift=4))
     | {"vgg11_bn": TrainingSettings(epochs=100, shift=4)},

@@ -19,7 +19,7 @@ SHORT = replace(SCHEDULE, stages=((32, 10),))
 
 
 def _taught(rounds: int, updates: int) -> DistillationSettings:
-    return DistillationSettings(rounds=rounds, updates=updates, shift=1, flip=False)
+    return DistillationSettings(rounds=rounds, updates=updates, batch_size=50, shift=1, flip=False)
 
 
 def _on_pool(rounds: int, updates: int, batch_size: int, mixup: float = 0.0) -> PoolSettings:
@@ -37,7 +37,7 @@ SCALE = settings.Scale(
     training=dict.fromkeys((*TEACHERS, JUDGE), TrainingSettings(epochs=3, batch_size=100, flip=False)),
     batch_size=50,
     schedule={"vgg11_bn": replace(SCHEDULE, warm_start=0.9, warm_updates=8), "resnet34": SCHEDULE},
-    distillation=dict.fromkeys(PAIRS, _taught(3, 8)),
+    distillation=dict.fromkeys(PAIRS, _taught(2, 6)),
     amortised=settings.Amortised(
         settings=AmortisedSettings(latents=16, width=8),
         batch_size=50,
