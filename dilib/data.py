@@ -257,7 +257,7 @@ def _of_scikit_learn(file: str) -> Path:
     """One of the data files that come with scikit-learn, which itself takes seconds to import."""
     package = find_spec("sklearn")
     if package is None:
-        raise Unreachable("the digits and photographs come with scikit-learn; get it by pip install scikit-learn")
+        raise Unreachable("the digits and photographs come with scikit-learn; get it by pip install '.[study]'")
     return Path(package.origin).parent / "datasets" / file
 
 

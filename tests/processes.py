@@ -65,7 +65,4 @@ def kernels(process):
 
 
 def workers(process):
-    """Spawned ones, or those that the fork server has forked, whose command is the server's."""
-    servers = descendants(process, "multiprocessing.forkserver")
-    forked = [each for server in servers for each in descendants(server.pid, "multiprocessing.forkserver")]
-    return forked + descendants(process, "spawn_main")
+    return descendants(process, "spawn_main")

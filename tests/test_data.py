@@ -48,6 +48,12 @@ def test_scikit_learn_s_files_are_read_as_it_reads_them():
             assert np.array_equal(np.asarray(read.convert("RGB")), picture)
 
 
+def test_without_scikit_learn_the_digits_say_what_is_missing(monkeypatch):
+    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    with pytest.raises(Unreachable, match=r"come with scikit-learn; get it by pip install '\.\[study\]'"):
+        data._digits()
+
+
 @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
 def test_anyones_image_folder(tmp_path, mode, channels):
     loaded = data.load(write_images(tmp_path / "pets", mode=mode), tmp_path / "cache")

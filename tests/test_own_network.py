@@ -9,7 +9,7 @@ import torch
 
 from dilib.calls import plans
 from dilib.commands import report
-from dilib.experiments import imagenet, own_network, own_network_224, resnet20
+from dilib.experiments import imagenet, own_network, own_network_224, own_student_224, resnet20
 from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import OwnNetwork
 
@@ -96,3 +96,26 @@ def test_a_large_network_s_calls_become_a_row(tmp_path):
     (row,) = own_network_224.rows(tmp_path / "results")
     assert (row["whole"], row["10 % of the filters removed, tuned"], row["minutes"]) == (70.0, 60.0, 1.5)
     assert len(own_network_224.cells(study)) == 1, "the cell is there"
+
+
+def test_a_classifier_of_kinds_gives_each_its_classes_probability():
+    every = [label for kind in own_student_224.KINDS for label in own_student_224.classes(kind)]
+    assert len(every) == len({*every}) == 429
+    logits = torch.randn(3, 1000, dtype=torch.float64)
+    chosen = logits[:, every].softmax(1)
+    of_kinds = own_student_224.OfKinds(torch.nn.Identity())(logits).softmax(1)
+    ends = torch.tensor([len(own_student_224.classes(kind)) for kind in own_student_224.KINDS]).cumsum(0)
+    expected = chosen.cumsum(1)[:, ends - 1].diff(dim=1, prepend=torch.zeros(3, 1))
+    torch.testing.assert_close(of_kinds, expected)
+
+
+def test_a_student_at_224_is_for_the_night_and_becomes_a_row(tmp_path):
+    study = Study.open("overnight", "imagenet", tmp_path / "results", tmp_path / "artifacts", torch.float32)
+    assert own_student_224.cells(study) == [], "without real images"
+    asked = own_student_224.student_cell(study)
+    assert asked.settings["updates"] == 1200
+    measured = {"top1": 40.0, "teacher_top1": 98.6, "commonest": 27.5, "images": 2560, "threads": 1, "seconds": 90.0}
+    study.result(Cell(asked.name, asked.settings, lambda: measured))
+    assert [cell.name for cell in own_student_224.cells(study)] == [asked.name], "the cell is there"
+    (row,) = own_student_224.rows(tmp_path / "results")
+    assert (row["student's top-1"], row["always dog"], row["minutes"]) == (40.0, 27.5, 1.5)

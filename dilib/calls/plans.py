@@ -14,7 +14,7 @@ METHODS = ("amortised", "deepinversion", "adaptive")
 # α_f · R_feature of images that nothing was done to yet, by what was found to serve VGG-11-BN on CIFAR-10, where such
 # images have an R_feature of 38 and 61, and EfficientNet-Lite0, where it is 20,000 by random views.
 AMORTISED_PULL, PULL, LARGE_PULL = 40.0, 60.0, 20.0
-VIEWS, MEMORY = 0.3, 0.9  # of pictures to be looked at, as of `inversion.updates`
+VIEWS, MEMORY = 0.3, 0.9  # strengths for pictures to be looked at, as in `inversion.updates`
 
 
 @dataclass(frozen=True)

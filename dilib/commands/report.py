@@ -76,7 +76,7 @@ def _table(rows: pd.DataFrame) -> str:
 
 def _explained(words: str, rows: list[dict]) -> str:
     """What a table shows, and the table; "" where it has no rows."""
-    return rows and f"{textwrap.fill(words, 140)}\n\n{_table(pd.DataFrame(rows))}"
+    return f"{textwrap.fill(words, 140)}\n\n{_table(pd.DataFrame(rows))}" if rows else ""
 
 
 def marks(name: str) -> tuple[str, str]:

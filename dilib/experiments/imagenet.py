@@ -272,7 +272,7 @@ def captioned(results: Path) -> str:
         f"brackets, how many of {len(named)} related networks recognise the class; of all {len(classes)} they "
         f"recognise {' and '.join(map(str, named))}. They are made to be looked at, not the paper's way, in {LONGER} "
         "times the updates of `dilib.make_images`, which takes more `minutes`, too: "
-        "[07_imagenet](notebooks/07_imagenet.ipynb) has all three ways.*"
+        "[07_imagenet](notebooks/07_imagenet.ipynb) has the paper's, that call's, and these.*"
     )
     return f"{picture}({results.name}/laptop/imagenet/longer.png)\n\n{textwrap.fill(words, 140)}"
 

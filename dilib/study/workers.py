@@ -5,7 +5,6 @@ joblib's workers would do as much, but live on, computing, when their parent is 
 
 import multiprocessing
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -17,9 +16,6 @@ from dilib import progress
 from dilib.study.worker_process import begin
 
 CORES = torch.get_num_threads()  # or what OMP_NUM_THREADS says: asked before this process is put on one thread
-
-
-SOCKET = 71  # characters of a temporary folder's path, beyond which that of a socket in it is too long
 
 
 class WorkerDied(RuntimeError):
@@ -36,7 +32,7 @@ def side_by_side(calls: Sequence[Callable[[], object]], jobs: int) -> list:
     jobs = min(jobs, len(calls))
     if jobs <= 1:
         return [call() for call in calls]
-    context, others = _context(), multiprocessing.active_children()
+    context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     reports = context.Queue()
     reports.cancel_join_thread()  # whoever is killed may hold its lock
     pool = ProcessPoolExecutor(jobs, context, initializer=begin, initargs=(reports,))
@@ -57,15 +53,6 @@ def side_by_side(calls: Sequence[Callable[[], object]], jobs: int) -> list:
                     if process not in others:
                         process.terminate()
             raise
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    """How workers begin: as forks of a process that has imported what takes seconds, and has done nothing else."""
-    if len(tempfile.gettempdir()) > SOCKET:
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchvision"])  # not dilib, which somebody may be editing
-    return context
 
 
 @contextmanager
