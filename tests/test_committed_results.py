@@ -1,7 +1,4 @@
-"""Every committed cell is one that the notebooks still ask for: by its name, with its settings.
-
-But for those of CIFAR-10's JPEG copy, which are older than the digest of a folder's files in settings.
-"""
+"""Every committed cell is one that the notebooks still ask for: by its name, with its settings."""
 
 import json
 from pathlib import Path
