@@ -1,5 +1,6 @@
 """How diverse the images are that begin where earlier ones led, beside the paper's methods'."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -8,7 +9,13 @@ from torch import Tensor
 from dilib.evaluation import coverage, penultimate_features
 from dilib.experiments.figure7_coverage import nearest_images
 from dilib.experiments.image_sources import chosen
-from dilib.experiments.table1_transfer import batch_size_of, batches_of, student_settings, taught_by_inversion
+from dilib.experiments.table1_transfer import (
+    batch_size_of,
+    batches_of,
+    student_cell,
+    student_settings,
+    taught_by_inversion,
+)
 from dilib.experiments.teachers import fresh_network, load_teacher
 from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import PAIRS
@@ -26,6 +33,16 @@ def diversity_cell(study: Study, seed: int = 0) -> Cell:
     """
     settings = {"students": {m: student_settings(study, PAIR, m) for m in METHODS}, "points": POINTS}
     return Cell("diversity", settings, partial(_diversity, study, seed), seed)
+
+
+def other_width_cell(study: Study, seed: int = 0) -> Cell | None:
+    """Table 1's amortised student and its teacher, of the other width that the scale names; None where it has none."""
+    width = study.scale.amortised.other_width
+    if width is None:
+        return None
+    widths = study.scale.widths | dict.fromkeys(PAIR, width)
+    cell = student_cell(study.with_scale(widths=widths), PAIR, "amortised", seed)
+    return replace(cell, name=f"other-width--{'--'.join(PAIR)}")
 
 
 def _diversity(study: Study, seed: int) -> dict:

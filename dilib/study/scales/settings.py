@@ -189,6 +189,7 @@ class Amortised:
     """Beside the paper's methods: images from a shared start, by `schedule`, and students that are taught on many.
 
     `objective` is by teacher, `student` by teacher and student. The first `warm_up` batches compete with nobody.
+    Table 1's first pair is tried with networks of another width, too, if there is one: a share of the published ones'.
     """
 
     student: dict[tuple[str, str], StreamSettings]
@@ -201,6 +202,7 @@ class Amortised:
         )
     )
     warm_up: int = 10
+    other_width: float | None = None
 
 
 @dataclass(frozen=True)
