@@ -126,7 +126,10 @@ def distill(
     """
     checked_student(teacher, student)
     frozen, learner = teacher.frozen(), teacher.with_network(student)
-    schedule = (muon if settings.optimizer == "muon" else sgd)(student, settings, settings.lr_factor)
+    if settings.optimizer == "muon":
+        schedule = muon(student, settings, settings.lr_factor, teacher.precision)
+    else:
+        schedule = sgd(student, settings, settings.lr_factor)
     pool: list[Tensor] = []
 
     def teach(index: int, random: torch.Generator) -> dict[str, float]:

@@ -86,10 +86,10 @@ def sgd(network: nn.Module, settings, factor: Callable[[int], float]) -> LRSched
     return LambdaLR(torch.optim.SGD(network.parameters(), **_rates(settings), nesterov=True), factor)
 
 
-def muon(network: nn.Module, settings, factor: Callable[[int], float]) -> LRScheduler:
+def muon(network: nn.Module, settings, factor: Callable[[int], float], precision: torch.dtype) -> LRScheduler:
     """As `sgd`, but Muon for the weights of convolutions, by `settings` (filter_lr, filter_momentum, filter_decay)."""
     filters = settings.filter_lr, settings.filter_momentum, settings.filter_decay
-    return LambdaLR(Muon(network, *filters, **_rates(settings)), factor)
+    return LambdaLR(Muon(network, *filters, precision, **_rates(settings)), factor)
 
 
 def _rates(settings) -> dict[str, float]:

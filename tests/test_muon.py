@@ -57,6 +57,21 @@ def test_convolutions_take_torch_s_muon_steps_as_matrices_and_all_else_sgd_s():
         assert (weight.reshape(copy.shape) - copy).norm() < (0.02 if weight.ndim == 4 else 1e-6) * moved
 
 
+def test_only_many_filters_are_orthogonalised_in_bfloat16():
+    moves = {}
+    for precision in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 32, 3), nn.Conv2d(32, 256, 3)]
+        before = [layer.weight.detach().clone() for layer in layers]
+        for layer in layers:
+            layer.weight.grad = torch.randn_like(layer.weight)
+        Muon(nn.Sequential(*layers), precision=precision, **RATES).step()
+        moves[precision] = [layer.weight.detach() - old for layer, old in zip(layers, before, strict=True)]
+    (few, many), (few_in_half, many_in_half) = moves.values()
+    assert torch.equal(few, few_in_half)
+    assert 0 < (many - many_in_half).norm() < 0.02 * many.norm()
+
+
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8)])
 def test_singular_values_come_to_lie_about_one(shape):
     torch.manual_seed(0)
