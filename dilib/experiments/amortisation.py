@@ -37,11 +37,12 @@ def diversity_cell(study: Study, seed: int = 0) -> Cell:
 
 def other_width_cell(study: Study, seed: int = 0) -> Cell | None:
     """Table 1's amortised student and its teacher, of the other width that the scale names; None where it has none."""
-    width = study.scale.amortised.other_width
-    if width is None:
+    other = study.scale.amortised.other_width
+    if other is None:
         return None
-    widths = study.scale.widths | dict.fromkeys(PAIR, width)
-    cell = student_cell(study.with_scale(widths=widths), PAIR, "amortised", seed)
+    widths = study.scale.widths | dict.fromkeys(PAIR, other.width)
+    how = replace(study.scale.amortised, student={PAIR: other.student})
+    cell = student_cell(study.with_scale(widths=widths, amortised=how), PAIR, "amortised", seed)
     return replace(cell, name=f"other-width--{'--'.join(PAIR)}")
 
 

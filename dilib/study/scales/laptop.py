@@ -182,7 +182,7 @@ NATURAL = replace(
         schedule=replace(SCALE.amortised.schedule, lr=1e-2),
         objective={name: replace(how, alpha_c=30.0) for name, how in SCALE.amortised.objective.items()},
         student=dict(zip(PAIRS, (_streamed(18, 160), _streamed(15, 160), _streamed(18, 160)), strict=True)),
-        other_width=0.5,
+        other_width=settings.OtherWidth(0.5, _streamed(24, 160)),
     ),
     continual=replace(SCALE.continual, added=("digits", "photographs"), old=(0, 1, 3, 5, 8)),
     own_networks=(

@@ -185,11 +185,18 @@ class ImageNet:
 
 
 @dataclass(frozen=True)
+class OtherWidth:
+    """Table 1's first pair as another share of the published networks' width, and how its student is taught."""
+
+    width: float
+    student: StreamSettings
+
+
+@dataclass(frozen=True)
 class Amortised:
     """Beside the paper's methods: images from a shared start, by `schedule`, and students that are taught on many.
 
     `objective` is by teacher, `student` by teacher and student. The first `warm_up` batches compete with nobody.
-    Table 1's first pair is tried with networks of another width, too, if there is one: a share of the published ones'.
     """
 
     student: dict[tuple[str, str], StreamSettings]
@@ -202,7 +209,7 @@ class Amortised:
         )
     )
     warm_up: int = 10
-    other_width: float | None = None
+    other_width: OtherWidth | None = None
 
 
 @dataclass(frozen=True)
