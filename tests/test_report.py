@@ -161,7 +161,7 @@ def test_the_readme_s_summaries_are_those_of_the_committed_results(name):
 
 def test_students_without_a_table_are_those_of_the_committed_results():
     begin, end = report.marks("students")
-    rows = report._table(students_so_far.table(ROOT / "results")) or "None: every study has its table."
+    rows = report._table(students_so_far.table(ROOT / "results")) or report.NO_STUDENTS
     assert f"{begin}\n{rows}\n{end}" in (ROOT / "docs" / "findings.md").read_text()
 
 

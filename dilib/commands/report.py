@@ -22,6 +22,7 @@ from dilib.study.tables import markdown
 
 SETTINGS = "docs/settings.md"  # beside the README
 DIFFERENCES = "## What differs from the paper"
+NO_STUDENTS = "None: every study has its table."
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def _write(results: Path, readme: Path | None) -> None:
             "own": _table(pd.DataFrame(map(own_network.row, own))),
             "own 224": _explained(own_network_224.WORDS, own_network_224.rows(results)),
             "own student 224": _explained(own_student_224.WORDS, own_student_224.rows(results)),
-            "students": _table(students_so_far.table(results)) or "None: every study has its table.",
+            "students": _table(students_so_far.table(results)) or NO_STUDENTS,
         }
         for path, text in texts.items():
             write_atomically(path, _renewed(text, {name: words for name, words in said.items() if words}).encode())

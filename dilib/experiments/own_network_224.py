@@ -1,6 +1,7 @@
 """`make_images` and `prune` as people with a classifier of 224×224 images call them, nothing chosen."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def cells(study: Study, seed: int = 0) -> list[Cell]:
     if study.dataset != "imagenet" or study.scale.imagenet.teacher != CHOSEN_ON:
         return []
     found = compressed_cell(study, seed)
-    return [found] if study.has(found) or _real(study) is not None else []
+    return [found] if study.has(found) or real_images(study.data_folder, range(CLASSES)) is not None else []
 
 
 def compressed_cell(study: Study, seed: int = 0) -> Cell:
@@ -46,9 +47,9 @@ def compressed_cell(study: Study, seed: int = 0) -> Cell:
     return Cell(f"{NAME}--{study.scale.imagenet.teacher}", plain(settings), work, seed)
 
 
-def _real(study: Study) -> Split | None:
-    """One image of each class, its middle."""
-    real = imagenet_validation(study.data_folder, range(CLASSES))
+def real_images(folder: Path, classes: Sequence[int]) -> Split | None:
+    """The middle of one image of each class, 224×224, by ImageNet's indices; None where they are not there."""
+    real = imagenet_validation(folder, classes)
     if real is None:
         return None
     edge = (real.pixels.shape[-1] - SIZE) // 2
@@ -56,7 +57,10 @@ def _real(study: Study) -> Split | None:
 
 
 def _metrics(study: Study, name: str, seed: int) -> dict:
-    teacher, real = imagenet_classifier(study.scale.imagenet.teacher, study.device), _real(study)
+    teacher, real = (
+        imagenet_classifier(study.scale.imagenet.teacher, study.device),
+        real_images(study.data_folder, range(CLASSES)),
+    )
     folder = study.artifacts / NAME / f"{name}-seed{seed}"
     precision = precisions.name(study.precision)  # that which is faster, as by default
     how = {"filters": ASKED["filters"], "minutes": ASKED["minutes"], "precision": precision, "seed": seed}

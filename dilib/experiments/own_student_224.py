@@ -7,19 +7,19 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from dilib import data
 from dilib.artifacts import digest, plain
 from dilib.calls.distill import FEW, distill
 from dilib.calls.plans import plan_for
 from dilib.classifier import Classifier
 from dilib.data import Split
 from dilib.evaluation import split_accuracy
+from dilib.experiments.own_network_224 import SIZE, real_images
 from dilib.networks import imagenet_classifier
 from dilib.precision import name as name_of
 from dilib.study.cells import Cell, Study, read_cell
 
 NAME = "own-student-224"
-SIZE, METHOD = 224, "amortised"
+METHOD = "amortised"
 # Runs of ImageNet's class indices, which go by kind: 44 to 118 classes each.
 KINDS = {
     "bird": ((7, 25), (80, 101), (127, 147)),
@@ -62,11 +62,11 @@ def classes(kind: str) -> list[int]:
 
 
 def cells(study: Study, seed: int = 0) -> list[Cell]:
-    """The cell, for ImageNet, if it is there or, by `overnight`, can be made: one real image of each class is there."""
+    """The cell, for ImageNet, if it is there or the scale makes it, and one real image of each class is there."""
     if study.dataset != "imagenet":
         return []
     found = student_cell(study, seed)
-    makes = study.scale.name == "overnight" and _real(study.data_folder) is not None
+    makes = study.scale.large_student and _real(study.data_folder) is not None
     return [found] if study.has(found) or makes else []
 
 
@@ -78,14 +78,10 @@ def student_cell(study: Study, seed: int = 0) -> Cell:
 
 
 def _real(folder: Path) -> Split | None:
-    """The middle of one image of each class that is of a kind, with its kind."""
-    whole = data.imagenet_validation(folder, [index for kind in KINDS for index in classes(kind)])
-    if whole is None:
-        return None
-    edge = (whole.pixels.shape[-1] - SIZE) // 2
-    middle = whole.pixels[..., edge : edge + SIZE, edge : edge + SIZE].contiguous()
+    """One image of each class that is of a kind, with its kind."""
     kind_of = {index: number for number, kind in enumerate(KINDS) for index in classes(kind)}
-    return Split(middle, torch.tensor([kind_of[index] for index in whole.labels.tolist()]))
+    found = real_images(folder, list(kind_of))
+    return found and Split(found.pixels, torch.tensor([kind_of[index] for index in found.labels.tolist()]))
 
 
 def _metrics(study: Study, name: str, seed: int) -> dict:

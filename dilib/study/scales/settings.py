@@ -250,6 +250,7 @@ class Scale:
     deepdream_tv: float = 2.5e-5  # DeepDream's weight of total variation; the others' is in `objective`
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     own_networks: tuple[OwnNetwork, ...] = ()
+    large_student: bool = False  # whether one is taught at 224×224, for hours
     notebooks: tuple[str, ...] = ()
     trials: int = 9  # values tried, at most, of whatever is chosen on validation images; 0: nothing is tried
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches
