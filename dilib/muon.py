@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.'s coefficients
 ITERATIONS = 3
-MANY = 256  # rows and columns of a matrix, from which bfloat16 pays
+LARGE = 256  # rows and columns of a matrix, from which bfloat16 pays
 
 
 class Muon(torch.optim.SGD):
@@ -14,8 +14,8 @@ class Muon(torch.optim.SGD):
     A convolution's momentum, as a matrix of one row a filter, is replaced by one with about the same singular vectors
     and singular values near 1 (those that are very small stay small), times `filter_lr` and √max(1, rows / columns);
     the weights decay by `filter_decay` times that rate. Depthwise convolutions, whose filters have nothing to do with
-    each other, and all other weights take the steps of SGD. Many filters are orthogonalised in `precision`, in
-    which bfloat16 is several times faster; fewer in float32, which is faster then.
+    each other, and all other weights take the steps of SGD. Matrices of LARGE rows and columns or more are
+    orthogonalised in `precision`, as bfloat16 is faster for them, all others in float32.
     (torch.optim.Muon, which this agrees with, takes no convolutions.)
     """
 
@@ -52,7 +52,7 @@ class Muon(torch.optim.SGD):
         momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(weight.grad)
         matrix = weight.grad.add(momentum, alpha=group["momentum"]).flatten(1)
         scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-        precision = self.precision if min(matrix.shape) >= MANY else torch.float32
+        precision = self.precision if min(matrix.shape) >= LARGE else torch.float32
         turned = orthogonalised(matrix.to(precision)).view_as(weight)
         weight.mul_(1 - lr * group["weight_decay"]).add_(turned, alpha=-lr * scale)
 

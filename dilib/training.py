@@ -87,7 +87,10 @@ def sgd(network: nn.Module, settings, factor: Callable[[int], float]) -> LRSched
 
 
 def muon(network: nn.Module, settings, factor: Callable[[int], float], precision: torch.dtype) -> LRScheduler:
-    """As `sgd`, but Muon for the weights of convolutions, by `settings` (filter_lr, filter_momentum, filter_decay)."""
+    """As `sgd`, but Muon for the weights of convolutions, by `settings` (filter_lr, filter_momentum, filter_decay).
+
+    It orthogonalises large matrices in `precision`.
+    """
     filters = settings.filter_lr, settings.filter_momentum, settings.filter_decay
     return LambdaLR(Muon(network, *filters, precision, **_rates(settings)), factor)
 

@@ -5,14 +5,21 @@ import pytest
 import torch
 from torch import nn
 
-from dilib import data, networks
+from dilib import data, distillation, networks
 from dilib.classifier import Classifier, Preprocessing
-from dilib.distillation import DistillationSettings, PoolSettings, distill, distill_on_pool, scaled_distillation
+from dilib.distillation import (
+    DistillationSettings,
+    PoolSettings,
+    StreamSettings,
+    distill,
+    distill_on_pool,
+    scaled_distillation,
+)
 from dilib.evaluation import accuracy, glimpse
 from dilib.feature_statistics import FeatureStatistics
 from dilib.pool import Batch
 from dilib.rounds import Run
-from dilib.training import TrainingSettings, augment, train
+from dilib.training import TrainingSettings, augment, muon, train
 
 SETTINGS = DistillationSettings(rounds=6, updates=25, batch_size=100, shift=1, flip=False)
 
@@ -61,6 +68,16 @@ def test_a_student_learns_from_the_teacher_alone(images, test_split, digit_teach
     assert history["student_on_test"][-1] == accuracy(digit_teacher.with_network(student), *test_split)
     assert accuracy(digit_teacher, *test_split) > 90
     assert history["student_on_test"][-1] > 75
+
+
+def test_a_student_s_filters_are_orthogonalised_in_its_precision(images, digit_teacher, monkeypatch):
+    asked = []
+    monkeypatch.setattr(distillation, "muon", lambda *given: asked.append(given[-1]) or muon(*given))
+    settings = StreamSettings(rounds=1, updates=1, batches=1, batch_size=10, shift=1)
+    batch = Batch(images[:10], torch.zeros(10, dtype=torch.long))
+    teacher = replace(digit_teacher, precision=torch.bfloat16)
+    distill(teacher, copy.deepcopy(digit_teacher.network), lambda index: batch, None, settings)
+    assert asked == [torch.bfloat16]
 
 
 def test_a_batch_counts_with_the_seconds_of_its_making_whoever_made_it(images, test_split, digit_teacher):

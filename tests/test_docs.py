@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_model
 from torch.distributed import run as torchrun
 
+import dilib
 from dilib import networks
 from dilib.calls import budget, plans
 from dilib.commands import __main__ as dilib_command
@@ -75,6 +76,7 @@ def newcomer(tmp_path, monkeypatch):
     monkeypatch.setattr("dilib.calls.budget.measured", lambda *arguments: budget.Cost(20.0, 5.0, 38.0))
     monkeypatch.setattr("dilib.calls.budget.update_seconds", lambda *arguments: 30.0)
     monkeypatch.setattr("dilib.calls.tuning.batch_size", lambda teacher: 8)
+    monkeypatch.setitem(dilib.add_classes.__kwdefaults__, "updates", 20)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dilib.muon import ITERATIONS, Muon, orthogonalised
+from dilib.muon import ITERATIONS, LARGE, Muon, orthogonalised
 
 RATES = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
@@ -57,19 +57,19 @@ def test_convolutions_take_torch_s_muon_steps_as_matrices_and_all_else_sgd_s():
         assert (weight.reshape(copy.shape) - copy).norm() < (0.02 if weight.ndim == 4 else 1e-6) * moved
 
 
-def test_only_many_filters_are_orthogonalised_in_bfloat16():
+def test_only_large_matrices_are_orthogonalised_in_bfloat16():
     moves = {}
     for precision in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 32, 3), nn.Conv2d(32, 256, 3)]
+        layers = [nn.Conv2d(32, LARGE - 1, 3), nn.Conv2d(32, LARGE, 3)]
         before = [layer.weight.detach().clone() for layer in layers]
         for layer in layers:
             layer.weight.grad = torch.randn_like(layer.weight)
         Muon(nn.Sequential(*layers), precision=precision, **RATES).step()
         moves[precision] = [layer.weight.detach() - old for layer, old in zip(layers, before, strict=True)]
-    (few, many), (few_in_half, many_in_half) = moves.values()
-    assert torch.equal(few, few_in_half)
-    assert 0 < (many - many_in_half).norm() < 0.02 * many.norm()
+    (small, large), (small_in_half, large_in_half) = moves.values()
+    assert torch.equal(small, small_in_half)
+    assert 0 < (large - large_in_half).norm() < 0.02 * large.norm()
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8)])

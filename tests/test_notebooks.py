@@ -13,6 +13,7 @@ import pytest
 from dilib.artifacts import digest
 from dilib.commands.reproduce import _keep, main
 from dilib.experiments import catalogue
+from dilib.experiments.teachers import trained
 from dilib.study import notebooks
 from dilib.study.cells import Study
 from dilib.study.claims import VERDICTS
@@ -68,6 +69,12 @@ def test_the_catalogue_has_what_the_notebooks_ask_for(run):
         ran = [name for name in catalogue.CELLS if (name == "07_imagenet") == (dataset == "imagenet")]
         asked = {f"{cell.name}--seed{cell.seed}" for name in ran for cell in catalogue.cells(study, name)}
         assert made == asked
+
+
+def test_a_teacher_of_another_width_leaves_the_study_its_own(run):
+    _, results = run
+    study = Study.open("smoke", "digits", results.parents[1], results.parents[2] / "artifacts")
+    assert trained(study, "vgg11_bn", 0)
 
 
 def test_tables_are_complete(run):

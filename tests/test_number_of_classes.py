@@ -24,9 +24,9 @@ def write_folder(root, classes, images):
     return f"folder:{root}"
 
 
-def reproduce(dataset, folder, only):
-    command = [sys.executable, "-m", "dilib.commands.reproduce", "--scale", "smoke", "--dataset", dataset]
-    command += ["--results", str(folder / "results"), "--artifacts", str(folder / "artifacts"), "--only", only]
+def reproduce(dataset, folder, *options):
+    command = [sys.executable, "-m", "dilib.commands.reproduce", "--scale", "smoke", "--dataset", dataset, *options]
+    command += ["--results", str(folder / "results"), "--artifacts", str(folder / "artifacts")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "results" / "smoke" / f"folder-{Path(dataset).name}"
@@ -35,7 +35,7 @@ def reproduce(dataset, folder, only):
 def test_every_picture_of_three_classes_stands_under_its_name(tmp_path):
     dataset = write_folder(tmp_path / "three", classes=3, images=70)
     for only in ("table1", "table8", "growth", "table6"):
-        results = reproduce(dataset, tmp_path, only)
+        results = reproduce(dataset, tmp_path, "--only", only, "--pairs", "1")
     samples = {path.stem: json.loads(path.read_text())["samples"] for path in (results / "cells").glob("*.json")}
     assert {samples[name] for name in samples if name.startswith("transfer")} == {6}, "two rows of three"
     assert samples["pool--seed0"] == samples["gan--seed0"] == 6
@@ -48,5 +48,5 @@ def test_every_picture_of_three_classes_stands_under_its_name(tmp_path):
 @pytest.mark.parametrize(("classes", "images"), [(2, 100), (1000, 2)])
 def test_every_notebook_runs(tmp_path, classes, images):
     dataset = write_folder(tmp_path / "many", classes, images)
-    results = reproduce(dataset, tmp_path, "_")
+    results = reproduce(dataset, tmp_path)
     assert len(list(results.glob("notebooks/*.ipynb"))) == len(list((ROOT / "notebooks").glob("*.ipynb"))) - 1

@@ -9,6 +9,7 @@ import torch
 
 from dilib.calls import plans
 from dilib.commands import report
+from dilib.data import Split
 from dilib.experiments import imagenet, own_network, own_network_224, own_student_224, resnet20
 from dilib.study.cells import Cell, Study
 from dilib.study.scales.settings import OwnNetwork
@@ -107,6 +108,23 @@ def test_a_classifier_of_kinds_gives_each_its_classes_probability():
     ends = torch.tensor([len(own_student_224.classes(kind)) for kind in own_student_224.KINDS]).cumsum(0)
     expected = chosen.cumsum(1)[:, ends - 1].diff(dim=1, prepend=torch.zeros(3, 1))
     torch.testing.assert_close(of_kinds, expected)
+
+
+def test_a_student_at_224_is_made_by_night_and_tested_on_the_middle_of_real_images(tmp_path, monkeypatch):
+    def validation(folder, classes):
+        pixels = torch.arange(256, dtype=torch.uint8).expand(len(classes), 3, 256, 256)
+        return Split(pixels, torch.tensor(classes))
+
+    monkeypatch.setattr(own_network_224, "imagenet_validation", validation)
+    for scale, cells in (("overnight", 1), ("laptop", 0)):
+        study = Study.open(scale, "imagenet", tmp_path / "results", tmp_path / "artifacts", torch.float32)
+        assert len(own_student_224.cells(study)) == cells
+    real = own_student_224._real(tmp_path)
+    assert real.pixels.shape == (429, 3, 224, 224)
+    assert real.pixels[0, 0, 0].tolist() == list(range(16, 240))
+    named = {own_student_224.classes(kind)[0]: number for number, kind in enumerate(own_student_224.KINDS)}
+    every = [label for kind in own_student_224.KINDS for label in own_student_224.classes(kind)]
+    assert {label: real.labels[every.index(label)].item() for label in named} == named
 
 
 def test_a_student_at_224_is_for_the_night_and_becomes_a_row(tmp_path):

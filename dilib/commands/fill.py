@@ -13,13 +13,23 @@ from dilib.calls.budget import check_budget
 from dilib.checks import check_seed
 from dilib.commands.status import status
 from dilib.downloads import Unreachable
-from dilib.experiments import catalogue, estimates, own_network
+from dilib.experiments import amortisation, catalogue, estimates, own_network
 from dilib.study.cells import Cell, Study
 from dilib.study.scales import SCALES, Scale, check_scale
 from dilib.study.scales.settings import PAIRS
 
 # Left to the notebooks: what says how long something takes, or depends on that, is measured beside nothing else.
-TIMED = ("growth", "resolution", "latency", "speeds", "pruned", "tuned", "choice--eta", own_network.NAME)
+TIMED = (
+    "growth",
+    "resolution",
+    "latency",
+    "speeds",
+    "pruned",
+    "tuned",
+    "choice--eta",
+    own_network.NAME,
+    amortisation.OTHER_WIDTH,
+)
 MARGIN = 1.3  # for what the timed steps leave out, and what else the machine does meanwhile
 BUSY = "another process makes it"
 FAILURES = (ValueError, FloatingPointError, Unreachable, ModuleNotFoundError)  # of one cell

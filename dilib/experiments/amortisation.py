@@ -22,6 +22,7 @@ from dilib.study.scales.settings import PAIRS
 
 PAIR = PAIRS[0]
 METHODS = ("deepinversion", "adaptive", "amortised")
+OTHER_WIDTH = "other-width"
 POINTS = 1000  # training images that are to be covered
 
 
@@ -36,14 +37,15 @@ def diversity_cell(study: Study, seed: int = 0) -> Cell:
 
 
 def other_width_cell(study: Study, seed: int = 0) -> Cell | None:
-    """Table 1's amortised student and its teacher, of the other width that the scale names; None where it has none."""
+    """Table 1's amortised student of the first pair, it and its teacher at the scale's other width, if it has one."""
     other = study.scale.amortised.other_width
     if other is None:
         return None
     widths = study.scale.widths | dict.fromkeys(PAIR, other.width)
     how = replace(study.scale.amortised, student={PAIR: other.student})
-    cell = student_cell(study.with_scale(widths=widths, amortised=how), PAIR, "amortised", seed)
-    return replace(cell, name=f"other-width--{'--'.join(PAIR)}")
+    # Teachers' files go by their names: another width has a folder of its own.
+    apart = replace(study.with_scale(widths=widths, amortised=how), artifacts=study.artifacts / OTHER_WIDTH)
+    return replace(student_cell(apart, PAIR, "amortised", seed), name=f"{OTHER_WIDTH}--{'--'.join(PAIR)}")
 
 
 def _diversity(study: Study, seed: int) -> dict:

@@ -66,8 +66,8 @@ def _amortised(study: Study, seed: int, *_) -> Iterator[Cell]:
     parts = choices.ingredients(study) if study.scale.trials else []
     yield from (choices.trial_cell(study, choice, value) for choice in parts for value in choice.scales)
     yield amortisation.diversity_cell(study, seed)
-    if wider := amortisation.other_width_cell(study, seed):
-        yield wider
+    if seed == 0 and (other := amortisation.other_width_cell(study)):
+        yield other
 
 
 def _statistics(study: Study, seed: int, *_) -> Iterator[Cell]:

@@ -36,7 +36,7 @@ def cells(study: Study, seed: int = 0) -> list[Cell]:
     if study.dataset != "imagenet" or study.scale.imagenet.teacher != CHOSEN_ON:
         return []
     found = compressed_cell(study, seed)
-    return [found] if study.has(found) or real_images(study.data_folder, range(CLASSES)) is not None else []
+    return [found] if study.has(found) or real_middles(study.data_folder, range(CLASSES)) is not None else []
 
 
 def compressed_cell(study: Study, seed: int = 0) -> Cell:
@@ -47,7 +47,7 @@ def compressed_cell(study: Study, seed: int = 0) -> Cell:
     return Cell(f"{NAME}--{study.scale.imagenet.teacher}", plain(settings), work, seed)
 
 
-def real_images(folder: Path, classes: Sequence[int]) -> Split | None:
+def real_middles(folder: Path, classes: Sequence[int]) -> Split | None:
     """The middle of one image of each class, 224×224, by ImageNet's indices; None where they are not there."""
     real = imagenet_validation(folder, classes)
     if real is None:
@@ -57,10 +57,8 @@ def real_images(folder: Path, classes: Sequence[int]) -> Split | None:
 
 
 def _metrics(study: Study, name: str, seed: int) -> dict:
-    teacher, real = (
-        imagenet_classifier(study.scale.imagenet.teacher, study.device),
-        real_images(study.data_folder, range(CLASSES)),
-    )
+    teacher = imagenet_classifier(study.scale.imagenet.teacher, study.device)
+    real = real_middles(study.data_folder, range(CLASSES))
     folder = study.artifacts / NAME / f"{name}-seed{seed}"
     precision = precisions.name(study.precision)  # that which is faster, as by default
     how = {"filters": ASKED["filters"], "minutes": ASKED["minutes"], "precision": precision, "seed": seed}

@@ -13,7 +13,7 @@ from dilib.calls.plans import plan_for
 from dilib.classifier import Classifier
 from dilib.data import Split
 from dilib.evaluation import split_accuracy
-from dilib.experiments.own_network_224 import SIZE, real_images
+from dilib.experiments.own_network_224 import SIZE, real_middles
 from dilib.networks import imagenet_classifier
 from dilib.precision import name as name_of
 from dilib.study.cells import Cell, Study, read_cell
@@ -66,7 +66,7 @@ def cells(study: Study, seed: int = 0) -> list[Cell]:
     if study.dataset != "imagenet":
         return []
     found = student_cell(study, seed)
-    makes = study.scale.large_student and _real(study.data_folder) is not None
+    makes = study.scale.student_224 and _real(study.data_folder) is not None
     return [found] if study.has(found) or makes else []
 
 
@@ -80,7 +80,7 @@ def student_cell(study: Study, seed: int = 0) -> Cell:
 def _real(folder: Path) -> Split | None:
     """One image of each class that is of a kind, with its kind."""
     kind_of = {index: number for number, kind in enumerate(KINDS) for index in classes(kind)}
-    found = real_images(folder, list(kind_of))
+    found = real_middles(folder, list(kind_of))
     return found and Split(found.pixels, torch.tensor([kind_of[index] for index in found.labels.tolist()]))
 
 

@@ -33,6 +33,6 @@ SCALE = replace(
     ),
     statistics=Statistics((1, 100), DistillationSettings(rounds=20, updates=100)),
     frontier=Frontier((150, 300), (), DistillationSettings(rounds=20, updates=100)),
-    large_student=True,
+    student_224=True,
     trials=0,
 )

@@ -186,7 +186,7 @@ class ImageNet:
 
 @dataclass(frozen=True)
 class OtherWidth:
-    """Table 1's first pair as another share of the published networks' width, and how its student is taught."""
+    """Another share of the published networks' width for Table 1's first pair, and how its student is taught."""
 
     width: float
     student: StreamSettings
@@ -197,6 +197,7 @@ class Amortised:
     """Beside the paper's methods: images from a shared start, by `schedule`, and students that are taught on many.
 
     `objective` is by teacher, `student` by teacher and student. The first `warm_up` batches compete with nobody.
+    The first pair is tried at another width, too, where there is one.
     """
 
     student: dict[tuple[str, str], StreamSettings]
@@ -250,7 +251,7 @@ class Scale:
     deepdream_tv: float = 2.5e-5  # DeepDream's weight of total variation; the others' is in `objective`
     objective: dict[str, Objective] = field(default_factory=lambda: dict.fromkeys(TEACHERS, Objective()))  # by teacher
     own_networks: tuple[OwnNetwork, ...] = ()
-    large_student: bool = False  # whether one is taught at 224×224, for hours
+    student_224: bool = False  # whether one is taught at 224×224, which takes hours
     notebooks: tuple[str, ...] = ()
     trials: int = 9  # values tried, at most, of whatever is chosen on validation images; 0: nothing is tried
     adaptive_after: int = 1  # an Adaptive DeepInversion run starts from this many plain DeepInversion batches

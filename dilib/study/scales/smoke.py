@@ -47,6 +47,9 @@ SCALE = settings.Scale(
         student=dict.fromkeys(
             PAIRS, StreamSettings(rounds=2, updates=6, batch_size=50, shift=1, flip=False, batches=3)
         ),
+        other_width=settings.OtherWidth(
+            1 / 8, StreamSettings(rounds=2, updates=6, batch_size=50, shift=1, flip=False, batches=3)
+        ),
     ),
     dafl=GeneratorSettings(latents=100, width=16),
     statistics=settings.Statistics((1, 10), _taught(2, 8)),
