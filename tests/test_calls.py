@@ -160,6 +160,16 @@ def test_images_that_the_teacher_no_longer_names_are_no_silent_failure(
         assert any(expected in str(each.message) for each in recwarn) == warns
 
 
+def test_large_images_are_warned_of(teacher, smaller, brief, tmp_path, recwarn):
+    for size, warns in ((32, False), (96, True)):
+        recwarn.clear()
+        dilib.distill(sized(teacher, size), smaller, tmp_path / str(size), updates=4)
+        said = (
+            "a student from random weights has not been seen to learn at 96×96 in a CPU's hour or two; try it on real"
+        )
+        assert any(str(each.message).startswith(said) for each in recwarn) == warns
+
+
 def test_a_budget_in_minutes_becomes_rounds(teacher, smaller, brief, tmp_path, monkeypatch):
     """A brief round is two batches and four updates: 2 · 3 + 4 · 1.5 = 12 seconds."""
     monkeypatch.setattr("dilib.calls.budget.measured", lambda *arguments: budget.Cost(3.0, 1.5, 38.0))

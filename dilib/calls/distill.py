@@ -23,8 +23,9 @@ from dilib.calls.given import (
     suited,
 )
 from dilib.calls.plans import Plan, plan_for
-from dilib.classifier import Classifier
+from dilib.classifier import Classifier, sides
 from dilib.evaluation import split_accuracy
+from dilib.inversion import SMALL
 from dilib.pool import Batch, ImagePool, PoolDataset, save_contact_sheet
 from dilib.precision import in_safe_format
 from dilib.progress import bar
@@ -79,7 +80,7 @@ def distill(
     whole rounds. `method` is "amortised", "adaptive" or "deepinversion"; `precision` "float32" or "bfloat16", or
     whichever is faster here. Everything goes into `folder`, from where the same call goes on if it is stopped; the
     student's weights are in student.safetensors. `test` images, uint8 (N, C, H, W), with their labels (N,), are only
-    looked at, in the end.
+    looked at, in the end. It warns of what is known not to serve: too few rounds, large images.
     Raises ValueError for bad input, and FloatingPointError when the loss stops being finite.
 
     Example:
@@ -93,6 +94,10 @@ def distill(
     budget.check_budget("updates", minutes=minutes, updates=updates)
     student = checked_learner(teacher, student, classes)
     test, plan = split_or_none(test, teacher, classes), suited(plan, teacher)
+    if max(sides(teacher.preprocessing.size)) > SMALL:
+        size = "×".join(map(str, sides(teacher.preprocessing.size)))
+        said = f"a student from random weights has not been seen to learn at {size} in a CPU's hour or two"
+        warnings.warn(f"{said}; try it on real images before you rely on it, or use prune", stacklevel=2)
     student = in_safe_format(student.to(teacher.device))
     shapes = {name: list(tensor.shape) for name, tensor in student.state_dict().items()}
     asked = {
