@@ -95,9 +95,8 @@ def distill(
     student = checked_learner(teacher, student, classes)
     test, plan = split_or_none(test, teacher, classes), suited(plan, teacher)
     if max(sides(teacher.preprocessing.size)) > SMALL:
-        size = "×".join(map(str, sides(teacher.preprocessing.size)))
-        said = f"a student from random weights has not been seen to learn at {size} in a CPU's hour or two"
-        warnings.warn(f"{said}; try it on real images before you rely on it, or use prune", stacklevel=2)
+        said = "a student from random weights learnt nothing at 224×224 in 100 minutes of a CPU core"
+        warnings.warn(f"{said}; try yours on real images before you rely on it, or use prune", stacklevel=2)
     student = in_safe_format(student.to(teacher.device))
     shapes = {name: list(tensor.shape) for name, tensor in student.state_dict().items()}
     asked = {
@@ -117,14 +116,19 @@ def distill(
     teacher = replace(teacher, precision=precisions.named(decided["precision"]))
     plan = plan.fitted(decided["distance"]).of_rounds(decided["rounds"])
     history = _teach(teacher, student, plan, {"asked": asked, "rounds": decided["rounds"]}, folder)
+    _warn_of_images(history, method)
+    top1 = None if test is None else split_accuracy(teacher.with_network(student), test)
+    return Taught(student, PoolDataset(folder / IMAGES), history, top1)
+
+
+def _warn_of_images(history: dict[str, list[float]], method: str) -> None:
+    """Warn whoever called `distill` where the teacher does not name the latest images as they were meant."""
     named = statistics.mean(history["teacher_on_fresh"][-3:])
     if named < NAMED:
         said = f"the teacher names only {named:.0f} % of the latest images as they were meant"
         competing = "they compete too hard: try method='deepinversion', whose images do not compete"
         made = "check its preprocessing"
-        warnings.warn(f"{said}; {made if method == 'deepinversion' else competing}", stacklevel=2)
-    top1 = None if test is None else split_accuracy(teacher.with_network(student), test)
-    return Taught(student, PoolDataset(folder / IMAGES), history, top1)
+        warnings.warn(f"{said}; {made if method == 'deepinversion' else competing}", stacklevel=3)
 
 
 def _teach(teacher: Classifier, student: nn.Module, plan: Plan, card: dict, folder: Path) -> dict[str, list[float]]:

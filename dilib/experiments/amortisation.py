@@ -1,4 +1,4 @@
-"""How diverse the images are that begin where earlier ones led, beside the paper's methods'."""
+"""Images that begin where earlier ones led: how diverse they are, and a student of another width taught on them."""
 
 from dataclasses import replace
 from functools import partial
